@@ -1,0 +1,1 @@
+"""Sparse autoencoders for audio latent spaces: train, publish, listen, steer."""

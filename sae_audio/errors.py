@@ -1,0 +1,25 @@
+"""Error classes. Each message names the value, the limit and the remedy; the CLI prints it on one line and exits with 2."""
+
+
+class SaeAudioError(Exception):
+    """Something a user can fix. Every error that this package raises on purpose is one of these."""
+
+
+class ParameterError(SaeAudioError, ValueError):
+    """An argument is outside its range, or two arguments contradict each other."""
+
+
+class AudioError(SaeAudioError):
+    """A sound file cannot be read, written or used: not audio, too short, too long, silent where sound is needed."""
+
+
+class LatentSpaceError(SaeAudioError):
+    """A latent space is unknown, its checkpoint is missing or does not fit, or it cannot do what was asked."""
+
+
+class DataError(SaeAudioError):
+    """A corpus, a folder of audio or an activation store cannot be used."""
+
+
+class BundleError(SaeAudioError):
+    """A bundle is missing, damaged, foreign or of an unknown format version."""
