@@ -1,0 +1,95 @@
+"""The house of design.md: data flows one way, and `import sae_audio` is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "sae_audio"
+
+# Layer of each module, lowest first; a module imports only from its own layer or below.
+LAYERS = {
+    "spec": 0,
+    "errors": 0,
+    **dict.fromkeys(["sae", "metrics", "descriptors", "properties", "probes", "control", "atlas"], 1),
+    **dict.fromkeys(["audio", "latent_spaces", "etude", "activations", "training"], 2),
+    **dict.fromkeys(["bundle", "card", "plots"], 3),
+    **dict.fromkeys(["pipeline", "recipe", "cli", "__main__", "__init__"], 4),
+}
+HEAVY = ["gradio", "transformers", "diffusers", "matplotlib", "librosa", "encodec", "huggingface_hub"]
+
+
+def module_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def own_imports(path: Path) -> set[str]:
+    """Names of the package's modules that a file imports anywhere, for example {'sae', 'errors'}."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sae_audio":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("sae_audio.")}
+    return found
+
+
+def layer_of(path: Path) -> int:
+    return LAYERS[path.relative_to(PACKAGE).parts[0].removesuffix(".py")]
+
+
+@pytest.mark.parametrize("path", module_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    if path == PACKAGE / "__init__.py":
+        return
+    upward = {name for name in own_imports(path) if LAYERS.get(name, 0) > layer_of(path)}
+    assert not upward, f"{path.name} (layer {layer_of(path)}) imports from above: {upward}"
+
+
+def test_adapters_do_not_import_each_other():
+    for path in (PACKAGE / "latent_spaces").glob("*.py"):
+        if path.stem in ("base", "__init__"):
+            continue
+        text = path.read_text()
+        others = {p.stem for p in path.parent.glob("*.py")} - {"base", "__init__", path.stem}
+        assert not [other for other in others if f"latent_spaces.{other}" in text]
+
+
+def test_pure_modules_touch_no_files_and_show_no_progress():
+    for path in module_files():
+        if layer_of(path) != 1:
+            continue
+        imported = {
+            alias.name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in ([ast.alias(node.module or "")] if isinstance(node, ast.ImportFrom) else node.names)
+        }
+        assert not imported & {"pathlib", "os", "soundfile", "tqdm", "huggingface_hub", "requests"}, path
+
+
+def test_import_is_light():
+    code = f"import sys, sae_audio; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_ci_runs_the_readme_test_command():
+    command = 'python -m pytest -m "not slow and not gpu"'
+    assert command in (ROOT / ".ci" / "run").read_text()
+    assert command in (ROOT / "README.md").read_text()
+
+
+def test_gradio_is_pinned_to_the_space_sdk():
+    front = (ROOT / "README.md").read_text().split("---")[1]
+    version = next(line.split(":")[1].strip() for line in front.splitlines() if line.startswith("sdk_version"))
+    assert f"gradio=={version}" in (ROOT / "requirements.txt").read_text().splitlines()
+
+
+def test_ruff_is_clean():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
