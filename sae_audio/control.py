@@ -1,0 +1,464 @@
+"""Control vectors: directions that move one property of a sound, with the dose-response measured on the decoded sound.
+
+    acts mode      x' = x + (ReLU(a + s d) - a) W_dec          a = SAE acts of x, d in acts space, s the strength
+    latents mode   x' = x + s d                                the baselines without an SAE
+
+The SAE's reconstruction error is thereby kept in x', so strength 0 returns the input exactly. The ReLU keeps activations in
+the range that the decoder knows: a feature can be switched off, not made negative. ``paper_edit`` is the rule of
+arXiv 2510.23802 as published.
+
+Directions come from ``partial_effects`` (the change of the inputs per dB, per octave and per note with the other properties and
+the recording held fixed), from probe weights, or from differences of class means. ``calibrate_axis`` and ``calibrate_notes``
+measure what a strength does to the decoded sound, so that a person can ask for "-6 dB" or "C5".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_audio.descriptors import Descriptors, hz_to_midi, to_db
+from sae_audio.errors import ParameterError
+from sae_audio.sae.base import SAE
+
+AXES = ("pitch", "loudness", "brightness")
+"""Order of every response: semitones, dB, octaves of spectral centroid."""
+UNITS = {"pitch": "semitones", "loudness": "dB", "brightness": "octaves"}
+AUDIBLE_DB = -50.0
+"""Frames quieter than this are left out when a change is measured: their pitch and centroid are noise."""
+
+Measure = Callable[[Tensor], Descriptors]
+"""Latents [B, T, d_in] -> descriptors [B, T] of the sound that they decode to."""
+
+
+@dataclass(frozen=True)
+class ControlVector:
+    """Directions for one property and what they were measured to do."""
+
+    property: str
+    """``pitch``, ``loudness`` or ``brightness``."""
+    kind: str
+    """How the directions were found: ``effect``, ``probe`` or ``mean``."""
+    via: str
+    """Space of the directions: ``acts`` (edited before the SAE decoder) or ``latents``."""
+    labels: tuple[str, ...]
+    """``("up",)`` for an axis; the class names for directions per class."""
+    directions: Tensor
+    """[n_labels, d_sae or d_in]; for an axis the nominal change per dB or per octave, for classes their offsets."""
+    doses: Tensor
+    """[m] strengths at which the response was measured, increasing; empty before calibration."""
+    responses: Tensor
+    """[m, 3] median change in semitones, dB and octaves of the decoded sound at each dose."""
+    hit_rate: Tensor
+    """[m] share of voiced frames within 50 cents of the note asked for (classes only; empty for an axis)."""
+
+    @property
+    def is_axis(self) -> bool:
+        """Whether this is one ordered direction (loudness, brightness) rather than one direction per class (pitch)."""
+        return len(self.labels) == 1
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest change that the calibrated axis reaches, in dB or octaves."""
+        doses, reached = self._monotone()
+        return float(reached.min()), float(reached.max())
+
+    def strength_for(self, amount: float) -> float:
+        """Return the strength that moves the property by ``amount`` (dB or octaves), by inverting the dose-response.
+
+        Raises
+        ------
+        ParameterError
+            If the control is not a calibrated axis, or ``amount`` is outside the range that was reached in calibration.
+        """
+        if not self.is_axis or not len(self.doses):
+            raise ParameterError(f"the {self.property} control has no calibrated axis; use a class name as the target")
+        doses, reached = self._monotone()
+        low, high = self.range
+        if not low <= amount <= high:
+            raise ParameterError(
+                f"{self.property} {amount:+g} {UNITS[self.property]} is out of reach; this bundle can move it by "
+                f"{low:+.1f} to {high:+.1f} {UNITS[self.property]}"
+            )
+        return float(np.interp(amount, reached, doses))
+
+    def best_strength(self) -> float:
+        """Return the calibrated strength with the highest hit rate (classes), 1.0 before calibration."""
+        return float(self.doses[self.hit_rate.argmax()]) if len(self.hit_rate) else 1.0
+
+    def _monotone(self) -> tuple[np.ndarray, np.ndarray]:
+        """Doses and on-target responses of the longest increasing stretch around dose 0."""
+        doses = self.doses.double().numpy()
+        reached = self.responses[:, AXES.index(self.property)].double().numpy()
+        zero = int(np.abs(doses).argmin())
+        low = zero
+        while low > 0 and reached[low - 1] < reached[low]:
+            low -= 1
+        high = zero
+        while high + 1 < len(doses) and reached[high + 1] > reached[high]:
+            high += 1
+        return doses[low : high + 1], reached[low : high + 1]
+
+
+class PartialEffects(NamedTuple):
+    """What one unit of each property does to the inputs when the others and the recording stay the same."""
+
+    notes: Tensor
+    """[n_classes, d] offset of each pitch class; zero where unseen."""
+    loudness: Tensor
+    """[d] change per dB."""
+    brightness: Tensor
+    """[d] change per octave of spectral centroid."""
+    note_frames: Tensor
+    """int64 [n_classes] frames that each note's offset rests on."""
+
+
+def partial_effects(
+    inputs: Tensor, notes: Tensor, n_notes: int, descriptors: Descriptors, recordings: Tensor, *, ridge_frames: float = 10.0
+) -> PartialEffects:
+    """Regress the inputs on note, loudness and brightness together, within recordings.
+
+    ``z[t] = c[recording] + offset[note[t]] + loudness[t] * dz/ddB + brightness[t] * dz/doctave + residual``, least squares with a
+    small ridge. Fixing the recording removes what timbre and level the pieces happen to pair with a note; regressing jointly
+    keeps one property's direction free of the others.
+
+    Parameters
+    ----------
+    inputs : Tensor [N, d]
+        SAE activations (dense or sparse CSR) or latents.
+    notes : Tensor int64 [N]
+        Pitch class per frame, -1 where there is none; such frames form a class of their own.
+    n_notes : int
+        Number of pitch classes.
+    descriptors : Descriptors
+        Of the same frames, each [N]; frames without loudness or brightness are left out.
+    recordings : Tensor int64 [N]
+        Recording of each frame.
+    ridge_frames : float
+        Strength of the ridge in frames: a note with as many frames is shrunk by half.
+
+    Returns
+    -------
+    PartialEffects
+    """
+    loudness, brightness = to_db(descriptors.rms), descriptors.centroid.log2()
+    keep = (loudness > AUDIBLE_DB) & brightness.isfinite()
+    columns = torch.zeros(len(notes), n_notes + 3, dtype=torch.float64)
+    columns[torch.arange(len(notes)), torch.where(notes >= 0, notes, n_notes)] = 1
+    columns[:, n_notes + 1] = torch.where(keep, loudness, 0)
+    columns[:, n_notes + 2] = torch.where(keep, brightness, 0)
+    columns[~keep] = 0
+    columns = _demean(columns, recordings, keep)
+    gram = columns.T @ columns
+    ridge = torch.full((gram.shape[0],), ridge_frames, dtype=torch.float64)
+    ridge[-2:] = 1e-6 * gram.diagonal()[-2:]
+    moments = (_transpose(inputs) @ columns.float()).T.double()
+    effects = torch.linalg.solve(gram + ridge.diag(), moments).float()
+    counts = torch.bincount(notes[keep & (notes >= 0)], minlength=n_notes)
+    return PartialEffects(effects[:n_notes], effects[n_notes + 1], effects[n_notes + 2], counts)
+
+
+def class_means(inputs: Tensor, classes: Tensor, n_classes: int) -> Tensor:
+    """Return the mean input of each class, [n_classes, d]; the overall mean of the defined frames where a class is unseen."""
+    defined = classes >= 0
+    onehot = torch.zeros(len(classes), n_classes).index_put_((defined.nonzero()[:, 0], classes[defined]), torch.ones(()))
+    sums = (_transpose(inputs) @ onehot).T
+    counts = onehot.sum(0)[:, None]
+    return torch.where(counts > 0, sums / counts.clamp_min(1), sums.sum(0) / counts.sum())
+
+
+def orthogonalise(direction: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Return ``direction`` with its projection on the span of ``others`` removed, all [d]."""
+    basis, _ = torch.linalg.qr(torch.stack(list(others), 1))
+    return direction - basis @ (basis.T @ direction)
+
+
+def axis(property: str, kind: str, via: str, direction: Tensor) -> ControlVector:
+    """Return an uncalibrated control with one direction [d]."""
+    none = torch.zeros(0)
+    return ControlVector(property, kind, via, ("up",), direction[None], none, torch.zeros(0, 3), none)
+
+
+def classes(property: str, kind: str, via: str, labels: Sequence[str], directions: Tensor) -> ControlVector:
+    """Return an uncalibrated control with one direction per class, [n_labels, d]."""
+    none = torch.zeros(0)
+    return ControlVector(property, kind, via, tuple(labels), directions, none, torch.zeros(0, 3), none)
+
+
+def edit(latents: Tensor, sae: SAE, *, acts: Tensor | None = None, direct: Tensor | None = None) -> Tensor:
+    """Add a change of activations and/or of latents; no change returns the latents bit for bit.
+
+    Parameters
+    ----------
+    latents : Tensor [B, T, d_in]
+        Latents to edit.
+    sae : SAE
+        Encoder and decoder of the acts edit.
+    acts : Tensor [d_sae] or broadcastable to [B, T, d_sae], optional
+        Change of the activations, ``x' = x + (ReLU(a + acts) - a) W_dec``.
+    direct : Tensor [d_in] or broadcastable to [B, T, d_in], optional
+        Change of the latents.
+
+    Returns
+    -------
+    Tensor [B, T, d_in]
+    """
+    out = latents
+    if acts is not None:
+        active = sae.encode(latents)
+        out = out + ((active + acts).relu() - active) @ sae.directions()
+    return out if direct is None else out + direct
+
+
+def apply(latents: Tensor, sae: SAE, changes: Sequence[tuple[ControlVector, Tensor]]) -> Tensor:
+    """Apply several controls at once: their changes are summed in each space before the edit.
+
+    Parameters
+    ----------
+    latents : Tensor [B, T, d_in]
+        Latents to edit.
+    sae : SAE
+        The SAE.
+    changes : sequence of (ControlVector, Tensor broadcastable to [B, T, d])
+        Each control with its change, from ``axis_change`` or ``note_change``.
+    """
+    total: dict[str, Tensor | None] = {"acts": None, "latents": None}
+    for control, change in changes:
+        total[control.via] = change if total[control.via] is None else total[control.via] + change
+    return edit(latents, sae, acts=total["acts"], direct=total["latents"])
+
+
+def axis_change(control: ControlVector, strength: float | Tensor) -> Tensor:
+    """Return ``strength * direction``; a strength [B, T] is an envelope over frames and gives [B, T, d]."""
+    strength = torch.as_tensor(strength, dtype=control.directions.dtype)
+    return strength[..., None] * control.directions[0]
+
+
+def note_change(control: ControlVector, source: Tensor, target: Tensor, strength: float = 1.0) -> Tensor:
+    """Return ``strength * (offset[target] - offset[source])`` per frame, zero where source or target is undefined.
+
+    Parameters
+    ----------
+    control : ControlVector
+        One direction per class.
+    source, target : Tensor int64 [B, T]
+        Class that each frame has and class that it should have; -1 leaves the frame alone.
+    strength : float
+        1 is the difference as observed between recordings.
+
+    Returns
+    -------
+    Tensor [B, T, d]
+    """
+    defined = (source >= 0) & (target >= 0)
+    offset = control.directions[target.clamp_min(0)] - control.directions[source.clamp_min(0)]
+    return strength * offset * defined[..., None]
+
+
+def paper_edit(latents: Tensor, sae: SAE, row: Tensor, alpha: float) -> Tensor:
+    """Return the edit of arXiv 2510.23802: ``decode(RMSNorm(a + alpha * w_k))``, at every frame, without the SAE's error.
+
+    Parameters
+    ----------
+    latents : Tensor [B, T, d_in]
+        Latents to edit.
+    sae : SAE
+        The SAE.
+    row : Tensor [d_sae]
+        Probe weights of the class to move towards.
+    alpha : float
+        The paper uses 1, 10, 20 and 30.
+    """
+    moved = sae.encode(latents) + alpha * row
+    return sae.decode(moved / moved.square().mean(-1, keepdim=True).add(1e-8).sqrt())
+
+
+def changes(before: Descriptors, after: Descriptors) -> Tensor:
+    """Return the median change of each clip in semitones, dB and octaves.
+
+    Parameters
+    ----------
+    before, after : Descriptors
+        Each [B, T]; frames quieter than -50 dBFS before are left out, and for pitch the frames unvoiced in either.
+
+    Returns
+    -------
+    Tensor [B, 3]
+        NaN where a clip has no frame to compare.
+    """
+    audible = to_db(before.rms) > AUDIBLE_DB
+    frames = torch.stack(
+        [
+            hz_to_midi(after.f0) - hz_to_midi(before.f0),
+            to_db(after.rms) - to_db(before.rms),
+            (after.centroid / before.centroid).log2(),
+        ],
+        -1,
+    )
+    frames = torch.where(audible[..., None], frames, torch.nan)
+    return frames.nanmedian(dim=1).values
+
+
+def hit_rate(after: Descriptors, target_midi: Tensor, *, cents: float = 50.0) -> float:
+    """Return the share of the frames with a target whose decoded f0 is within ``cents`` of it; unvoiced counts as a miss.
+
+    Parameters
+    ----------
+    after : Descriptors
+        Of the edited sound, each [B, T].
+    target_midi : Tensor [B, T]
+        Wanted pitch in MIDI semitones, NaN where none was asked for.
+    """
+    asked = target_midi.isfinite()
+    error = (hz_to_midi(after.f0) - target_midi).abs()[asked]
+    return (error.nan_to_num(nan=torch.inf) <= cents / 100).double().mean().item()
+
+
+def calibrate_axis(control: ControlVector, sae: SAE, latents: Tensor, measure: Measure, doses: Sequence[float]) -> ControlVector:
+    """Measure the dose-response of an axis on held-out clips: the median over clips of each clip's median change.
+
+    Parameters
+    ----------
+    control : ControlVector
+        An axis.
+    sae : SAE
+        The SAE.
+    latents : Tensor [B, T, d_in]
+        Clips that neither the SAE nor the direction was fitted on.
+    measure : callable
+        Latents -> descriptors of the decoded sound.
+    doses : sequence of float
+        Strengths to try; 0 is added.
+
+    Returns
+    -------
+    ControlVector
+        With ``doses`` and ``responses``.
+    """
+    grid = sorted({0.0, *map(float, doses)})
+    before = measure(latents)
+    responses = [
+        torch.zeros(3)
+        if dose == 0
+        else _clip_median(changes(before, measure(apply(latents, sae, [(control, axis_change(control, dose))]))))
+        for dose in grid
+    ]
+    return replace(control, doses=torch.tensor(grid), responses=torch.stack(responses), hit_rate=torch.zeros(0))
+
+
+def calibrate_notes(
+    control: ControlVector,
+    sae: SAE,
+    latents: Tensor,
+    source: Tensor,
+    midi: Tensor,
+    measure: Measure,
+    *,
+    strengths: Sequence[float] = (1.0, 1.25, 1.5, 2.0),
+    intervals: Sequence[int] = (2, 5, 12, -5),
+) -> ControlVector:
+    """Measure how often a note is hit at each strength, over several intervals, on held-out clips.
+
+    Parameters
+    ----------
+    control : ControlVector
+        One direction per semitone class.
+    sae : SAE
+        The SAE.
+    latents : Tensor [B, T, d_in]
+        Clips that neither the SAE nor the directions were fitted on.
+    source : Tensor int64 [B, T]
+        Pitch class of each frame, -1 where there is none.
+    midi : Tensor [B, T]
+        Pitch of each frame in MIDI semitones, NaN where there is none.
+    measure : callable
+        Latents -> descriptors of the decoded sound.
+    strengths : sequence of float
+        Strengths to try, above 0.
+    intervals : sequence of int
+        Semitones to move by; the rates are averaged over them.
+
+    Returns
+    -------
+    ControlVector
+        With ``doses``, ``responses`` (off-target columns; the pitch column is the mean miss in semitones) and ``hit_rate``.
+    """
+    before = measure(latents)
+    rates, responses = [], []
+    for strength in strengths:
+        trials = [shift_trial(control, sae, latents, source, midi, before, measure, step, strength) for step in intervals]
+        rates.append(sum(trial.hit_rate for trial in trials) / len(trials))
+        responses.append(
+            torch.stack(
+                [trial.change - torch.tensor([step, 0.0, 0.0]) for trial, step in zip(trials, intervals, strict=True)]
+            ).mean(0)
+        )
+    return replace(control, doses=torch.tensor(list(strengths)), responses=torch.stack(responses), hit_rate=torch.tensor(rates))
+
+
+class ShiftTrial(NamedTuple):
+    """What asking for a shift by some semitones did."""
+
+    hit_rate: float
+    """Share of voiced frames within 50 cents of the note asked for."""
+    change: Tensor
+    """[3] median change in semitones, dB and octaves."""
+
+
+def shift_trial(
+    control: ControlVector,
+    sae: SAE,
+    latents: Tensor,
+    source: Tensor,
+    midi: Tensor,
+    before: Descriptors,
+    measure: Measure,
+    semitones: int,
+    strength: float,
+) -> ShiftTrial:
+    """Shift every pitched frame by some semitones and measure the decoded sound (arguments as in ``calibrate_notes``)."""
+    target = source + semitones
+    possible = (source >= 0) & (target >= 0) & (target < len(control.labels))
+    target = torch.where(possible, target, -1)
+    after = measure(apply(latents, sae, [(control, note_change(control, source, target, strength))]))
+    wanted = torch.where(possible & before.f0.isfinite(), midi + semitones, torch.nan)
+    return ShiftTrial(hit_rate(after, wanted), _clip_median(changes(before, after)))
+
+
+def isolation(change: Tensor, target: int, spread: Tensor) -> float:
+    """Return on-target over off-target change: ``|c_target| / rms(c_others)``, each in units of the property's spread in the data.
+
+    Parameters
+    ----------
+    change : Tensor [3]
+        Change in semitones, dB and octaves.
+    target : int
+        Which of the three was meant.
+    spread : Tensor [3]
+        Standard deviation of each property in the data, in the same units.
+    """
+    scaled = change / spread
+    others = torch.cat([scaled[:target], scaled[target + 1 :]])
+    return float(scaled[target].abs() / others.square().mean().sqrt().clamp_min(1e-6))
+
+
+def _clip_median(values: Tensor) -> Tensor:
+    """Median over clips [B, 3] -> [3]; a property that no clip could measure counts as unchanged."""
+    return values.nanmedian(dim=0).values.nan_to_num(nan=0.0)
+
+
+def _demean(columns: Tensor, groups: Tensor, keep: Tensor) -> Tensor:
+    """Subtract each recording's mean over its kept rows; other rows stay zero."""
+    n = int(groups.max()) + 1
+    sums = torch.zeros(n, columns.shape[1], dtype=columns.dtype).index_add_(0, groups, columns)
+    counts = torch.bincount(groups[keep], minlength=n).clamp_min(1)[:, None]
+    return torch.where(keep[:, None], columns - (sums / counts)[groups], 0)
+
+
+def _transpose(inputs: Tensor) -> Tensor:
+    return inputs.T if inputs.layout == torch.strided else inputs.transpose(0, 1).to_sparse_csr()

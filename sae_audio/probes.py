@@ -1,0 +1,273 @@
+"""Linear probes: what can be read off SAE activations, and off the baselines that give the number its meaning.
+
+    p = softmax(a W + b)                                     (arXiv 2510.23802, eq. 2)
+
+One linear layer per property, multiclass cross-entropy with an L2 penalty chosen on the validation split, fitted to convergence
+with L-BFGS. The contribution of feature j to class k is ``W[j, k] * a[j]`` (eq. 3). The paper gives no baselines; here every
+probe on activations stands beside the same probe on raw latents, PCA codes, a random dictionary and the untrained SAE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sae_audio.errors import DataError, ParameterError
+
+L2_GRID = (1e-2, 1e-3, 1e-4, 1e-5)
+"""Penalties tried, strongest first, so that each fit starts from the solution of a smoother problem."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted linear classifier of one property; any scaling of its inputs is folded into the weights."""
+
+    property: str
+    """``pitch``, ``loudness`` or ``brightness``."""
+    on: str
+    """What it reads: ``acts`` or ``latents``."""
+    weight: Tensor
+    """[n_in, n_classes]."""
+    bias: Tensor
+    """[n_classes]."""
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return the class scores ``inputs @ weight + bias``, [..., n_classes]; inputs may be a sparse matrix [N, n_in]."""
+        return inputs @ self.weight + self.bias
+
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        """Return ``softmax(logits)``, [..., n_classes]."""
+        return self.logits(inputs).softmax(-1)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        """Return the most probable class, int64 [...]."""
+        return self.logits(inputs).argmax(-1)
+
+    def contributions(self, acts: Tensor, target: int) -> Tensor:
+        """Return what each input adds to the score of class ``target``: ``W[j, target] * a[j]``, [..., n_in]."""
+        return acts * self.weight[:, target]
+
+
+class ProbeScore(NamedTuple):
+    """How well a probe reads a property from recordings it was not fitted on."""
+
+    accuracy: float
+    """Share of frames whose class is right."""
+    balanced_accuracy: float
+    """Mean over the classes present of the share right in that class."""
+    within_one: float
+    """Share of frames at most one class off."""
+    majority: float
+    """Accuracy of always saying the class most frequent in training: what a probe must beat."""
+    chance: float
+    """1 / number of classes."""
+    n_frames: int
+    """Frames scored."""
+    n_classes: int
+    """Classes present among the frames scored."""
+
+
+def fit_probe(
+    inputs: Tensor,
+    classes: Tensor,
+    n_classes: int,
+    *,
+    validation: tuple[Tensor, Tensor],
+    property: str,
+    on: str,
+    l2_grid: Sequence[float] = L2_GRID,
+    max_iter: int = 60,
+) -> Probe:
+    """Fit a softmax probe and choose its L2 penalty by accuracy on the validation split.
+
+    Parameters
+    ----------
+    inputs : Tensor [N, n_in]
+        Dense or sparse CSR; columns are scaled to unit root mean square for the fit (so that the penalty treats all alike)
+        and the scaling is folded into the result.
+    classes : Tensor int64 [N]
+        Class of each row, -1 where undefined (such rows are left out).
+    n_classes : int
+        Number of classes, at least 2.
+    validation : (Tensor [M, n_in], Tensor int64 [M])
+        Rows of other recordings.
+    property, on : str
+        Recorded in the probe.
+    l2_grid : sequence of float
+        Penalties to try, in units of the mean loss per frame.
+    max_iter : int
+        L-BFGS iterations per penalty.
+
+    Returns
+    -------
+    Probe
+
+    Raises
+    ------
+    DataError
+        If no training row or fewer than two classes are left.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[0.0], [1.0], [0.1], [0.9]])
+    >>> y = torch.tensor([0, 1, 0, 1])
+    >>> fit_probe(x, y, 2, validation=(x, y), property="pitch", on="latents").predict(x).tolist()
+    [0, 1, 0, 1]
+    """
+    if n_classes < 2:
+        raise ParameterError(f"a probe needs at least 2 classes, got {n_classes}")
+    inputs, classes = _defined(inputs, classes)
+    if classes.unique().numel() < 2:
+        raise DataError(
+            f"the {property} probe has {classes.numel()} frames in {classes.unique().numel()} classes to learn from; "
+            "it needs at least two classes: add recordings that differ in it"
+        )
+    held_inputs, held_classes = _defined(*validation)
+    scale = _column_rms(inputs)
+    scaled = _scale_columns(inputs, 1 / scale)
+    weight, bias = torch.zeros(inputs.shape[1], n_classes), torch.zeros(n_classes)
+    best, best_accuracy = None, -1.0
+    for l2 in l2_grid:
+        weight, bias = _fit_softmax(scaled, classes, weight, bias, l2, max_iter)
+        probe = Probe(property, on, weight / scale[:, None], bias)
+        accuracy = (probe.predict(held_inputs) == held_classes).float().mean().item() if held_classes.numel() else 0.0
+        if accuracy < best_accuracy:
+            break  # past the best penalty: weaker ones only overfit more
+        best, best_accuracy = probe, accuracy
+    return best
+
+
+def score_probe(probe: Probe, inputs: Tensor, classes: Tensor, majority_class: int) -> ProbeScore:
+    """Score a probe on held-out rows; rows with class -1 are left out.
+
+    Parameters
+    ----------
+    probe : Probe
+        The probe.
+    inputs : Tensor [N, n_in]
+        Dense or sparse CSR.
+    classes : Tensor int64 [N]
+        True classes, -1 where undefined.
+    majority_class : int
+        The class most frequent in the training split.
+
+    Returns
+    -------
+    ProbeScore
+    """
+    inputs, classes = _defined(inputs, classes)
+    if not classes.numel():
+        raise DataError(f"no held-out frame has a defined {probe.property}; use more or longer recordings")
+    predicted = probe.predict(inputs)
+    right = (predicted == classes).double()
+    counts = torch.bincount(classes, minlength=probe.bias.numel()).double()
+    per_class = torch.bincount(classes, right, minlength=probe.bias.numel()) / counts.clamp_min(1)
+    return ProbeScore(
+        accuracy=right.mean().item(),
+        balanced_accuracy=per_class[counts > 0].mean().item(),
+        within_one=((predicted - classes).abs() <= 1).double().mean().item(),
+        majority=(classes == majority_class).double().mean().item(),
+        chance=1 / probe.bias.numel(),
+        n_frames=classes.numel(),
+        n_classes=int((counts > 0).sum()),
+    )
+
+
+def majority_class(classes: Tensor) -> int:
+    """Return the most frequent class, ignoring -1."""
+    return int(torch.bincount(classes[classes >= 0]).argmax())
+
+
+def chroma_accuracy(predicted: Tensor, classes: Tensor) -> float:
+    """Return the share of frames whose pitch class is right up to octaves (semitone classes; -1 in ``classes`` is left out)."""
+    defined = classes >= 0
+    return ((predicted[defined] - classes[defined]) % 12 == 0).double().mean().item()
+
+
+def fit_ridge(inputs: Tensor, targets: Tensor, *, l2: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Fit ``target ~ inputs @ w + b`` by ridge regression on standardised inputs; rows with a NaN target are left out.
+
+    Parameters
+    ----------
+    inputs : Tensor [N, n_in]
+        Dense or sparse CSR.
+    targets : Tensor [N]
+        Axis values (semitones, dB or octaves); NaN where undefined.
+    l2 : float
+        Penalty relative to the mean squared input, at least 0.
+
+    Returns
+    -------
+    (Tensor [n_in], Tensor [])
+        Weights and intercept in the inputs' own units.
+    """
+    inputs, targets = _defined(inputs, targets)
+    inputs = inputs.to_dense().double() if inputs.layout != torch.strided else inputs.double()
+    targets = targets.double()
+    mean, scale = inputs.mean(0), inputs.std(0, correction=0).clamp_min(1e-8)
+    z = (inputs - mean) / scale
+    gram = z.T @ z / len(z) + l2 * torch.eye(z.shape[1], dtype=z.dtype)
+    weight = torch.linalg.solve(gram, z.T @ (targets - targets.mean()) / len(z)) / scale
+    return weight.float(), (targets.mean() - mean @ weight).float()
+
+
+def _defined(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep the rows whose target is defined: class >= 0, or a finite value."""
+    keep = (targets >= 0) if not targets.is_floating_point() else targets.isfinite()
+    if keep.all():
+        return inputs, targets
+    return select_rows(inputs, keep.nonzero().squeeze(1)), targets[keep]
+
+
+def select_rows(inputs: Tensor, rows: Tensor) -> Tensor:
+    """Return some rows of a dense or sparse CSR matrix."""
+    if inputs.layout == torch.strided:
+        return inputs[rows]
+    crow, col, values = inputs.crow_indices(), inputs.col_indices(), inputs.values()
+    lengths = (crow[1:] - crow[:-1])[rows]
+    new_crow = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    within = torch.arange(int(new_crow[-1])) - new_crow[:-1].repeat_interleave(lengths)
+    taken = crow[rows].repeat_interleave(lengths) + within
+    return torch.sparse_csr_tensor(new_crow, col[taken], values[taken], (len(rows), inputs.shape[1]), check_invariants=False)
+
+
+def _column_rms(inputs: Tensor) -> Tensor:
+    if inputs.layout == torch.strided:
+        squares = inputs.square().sum(0)
+    else:
+        squares = torch.zeros(inputs.shape[1]).index_add_(0, inputs.col_indices(), inputs.values().square())
+    rms = (squares / len(inputs)).sqrt()
+    # A feature that hardly ever fires would be blown up by its own scale; a floor keeps the penalty on it.
+    return rms.clamp_min(float(rms.max()) * 1e-3 + 1e-12)
+
+
+def _scale_columns(inputs: Tensor, factors: Tensor) -> Tensor:
+    if inputs.layout == torch.strided:
+        return inputs * factors
+    values = inputs.values() * factors[inputs.col_indices()]
+    return torch.sparse_csr_tensor(inputs.crow_indices(), inputs.col_indices(), values, inputs.shape, check_invariants=False)
+
+
+def _fit_softmax(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, l2: float, max_iter: int) -> tuple[Tensor, Tensor]:
+    """Minimise mean cross-entropy + l2/2 |W|^2 by L-BFGS; the gradient is written out so that a sparse x stays sparse."""
+    weight, bias = weight.clone(), bias.clone()
+    transposed = x.T if x.layout == torch.strided else x.transpose(0, 1).to_sparse_csr()
+    rows = torch.arange(len(y))
+
+    def closure() -> Tensor:
+        log_p = torch.log_softmax(x @ weight + bias, -1)
+        loss = -log_p[rows, y].mean() + l2 / 2 * weight.square().sum()
+        error = log_p.exp_()  # [N, K]; becomes p - onehot
+        error[rows, y] -= 1
+        error /= len(y)
+        weight.grad, bias.grad = transposed @ error + l2 * weight, error.sum(0)
+        return loss
+
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=max_iter, history_size=10, line_search_fn="strong_wolfe")
+    with torch.no_grad():
+        optimizer.step(closure)
+    return weight, bias
