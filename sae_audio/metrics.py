@@ -1,0 +1,111 @@
+"""Every number this project reports, defined once. Pure functions of tensors.
+
+SAE:     fvu, explained_variance, l0, sparsity, feature_density, dead_share
+probes:  accuracy, majority_rate, balanced_accuracy, within_one_bin, r2
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sae_audio.errors import ParameterError
+
+
+def _check_same(name: str, a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape or not a.numel():
+        raise ParameterError(
+            f"{name} compares tensors of one shape with at least one element, got {list(a.shape)} and {list(b.shape)}"
+        )
+
+
+def fvu(x: Tensor, x_hat: Tensor) -> float:
+    """Return the fraction of variance unexplained, Σ‖x − x̂‖² / Σ‖x − x̄‖².
+
+    The sums run over all frames and channels, and x̄ is the mean frame of ``x``: predicting the mean gives 1, a perfect
+    reconstruction 0. It depends on the scale of the channels, so it is measured in the latent space's own units.
+
+    Parameters
+    ----------
+    x, x_hat : Tensor [..., d_in]
+        Latents and their reconstruction.
+
+    Returns
+    -------
+    float
+        0 or more; NaN where ``x`` does not vary.
+
+    Examples
+    --------
+    >>> import torch
+    >>> fvu(torch.tensor([[0.0, 0.0], [2.0, 4.0]]), torch.tensor([[0.0, 1.0], [2.0, 4.0]]))
+    0.1
+    """
+    _check_same("fvu", x, x_hat)
+    frames = x.reshape(-1, x.shape[-1]).double()
+    error = (frames - x_hat.reshape(frames.shape).double()).pow(2).sum()
+    return float(error / (frames - frames.mean(0)).pow(2).sum())
+
+
+def explained_variance(x: Tensor, x_hat: Tensor) -> float:
+    """Return 1 − fvu, at most 1."""
+    return 1 - fvu(x, x_hat)
+
+
+def l0(acts: Tensor) -> float:
+    """Return the mean **count** of active (non-zero) features per frame of activations ``[..., d_sae]``."""
+    return float((acts != 0).sum(-1).double().mean())
+
+
+def sparsity(acts: Tensor) -> float:
+    """Return 1 − l0 / d_sae, the fraction of activations ``[..., d_sae]`` that are zero."""
+    return 1 - l0(acts) / acts.shape[-1]
+
+
+def feature_density(acts: Tensor) -> Tensor:
+    """Return the fraction of frames in which each feature is active, ``[d_sae]``, from activations ``[..., d_sae]``."""
+    return (acts != 0).reshape(-1, acts.shape[-1]).double().mean(0)
+
+
+def dead_share(acts: Tensor) -> float:
+    """Return the fraction of features that are active in no frame of activations ``[..., d_sae]``."""
+    return float((feature_density(acts) == 0).double().mean())
+
+
+def accuracy(predicted: Tensor, target: Tensor) -> float:
+    """Return the fraction of predicted classes that equal the target; integer tensors of one shape."""
+    _check_same("accuracy", predicted, target)
+    return float((predicted == target).double().mean())
+
+
+def majority_rate(target: Tensor) -> float:
+    """Return the share of the most frequent class of an integer tensor: what always answering that class would score."""
+    if not target.numel():
+        raise ParameterError("majority_rate needs at least one class label, got none")
+    return float(target.unique(return_counts=True)[1].max() / target.numel())
+
+
+def balanced_accuracy(predicted: Tensor, target: Tensor) -> float:
+    """Return the mean over classes of the fraction of their frames that are predicted right (mean recall).
+
+    Only classes that occur in ``target`` count; always answering one class scores 1 / number of classes.
+    """
+    _check_same("balanced_accuracy", predicted, target)
+    hits = (predicted == target).double()
+    return float(torch.stack([hits[target == label].mean() for label in target.unique()]).mean())
+
+
+def within_one_bin(predicted: Tensor, target: Tensor) -> float:
+    """Return the fraction of predicted classes at most one bin away from the target; for classes in an order."""
+    _check_same("within_one_bin", predicted, target)
+    return float(((predicted - target).abs() <= 1).double().mean())
+
+
+def r2(predicted: Tensor, target: Tensor) -> float:
+    """Return the coefficient of determination 1 − Σ(y − ŷ)² / Σ(y − ȳ)² of real values of any one shape.
+
+    1 is perfect, 0 is as good as the target's mean, below 0 is worse than that.
+    """
+    _check_same("r2", predicted, target)
+    target = target.double()
+    return float(1 - (target - predicted.double()).pow(2).sum() / (target - target.mean()).pow(2).sum())

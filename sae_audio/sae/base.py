@@ -1,0 +1,281 @@
+"""What every sparse autoencoder here shares: its configuration, its weights, its scaling and how it learns from a batch.
+
+    x̃ = (x − mean) / std          z = (x̃ − b_dec) W_enc + b_enc          a = activate(z)
+    x̂ = (a W_dec + b_dec)·std + mean
+
+Scaling is part of the model: ``encode`` takes the latents of a codec as they are and ``decode`` gives such latents back. A
+variant is one file with one ``activate`` and, where it has one, one ``penalty``. The k-sparse variants replace ``backward`` by
+the sparse step of ``sparse.py``; the others leave it to autograd.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sae_audio.errors import ParameterError
+from sae_audio.sae.auxk import auxk_loss
+from sae_audio.sae.init import decoder_rows, geometric_median, least_squares_scale
+
+NEEDS_K = ("topk", "batch_topk", "matryoshka")
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """Everything that decides what an SAE computes and what it is penalised for; fields a variant does not name are ignored."""
+
+    variant: str
+    """A key of ``sae_audio.sae.VARIANTS``."""
+    d_in: int
+    """Channels of one latent frame."""
+    d_sae: int
+    """Number of features."""
+    k: int | None = None
+    """Active features per frame: exactly (``topk``), on average (``batch_topk``, ``matryoshka``), or the l0 that training aims
+    at (``jumprelu``; None there: plain ``l0_coefficient * l0``)."""
+    l1_coefficient: float = 0.05
+    """λ of λ·mean‖a‖₁ (``relu``, ``relu_rmsnorm``); the other term is the mean over frames of ‖x̃−x̂‖²."""
+    l1_on: str = "pre"
+    """``relu_rmsnorm``: L1 on the activations before the RMSNorm (``pre``, as published) or after it (``post``)."""
+    l0_coefficient: float = 1.0
+    """λ of λ·(l0/k − 1)², or of λ·l0 where k is None (``jumprelu``)."""
+    bandwidth: float = 0.1
+    """Width of the window in which a pre-activation moves the threshold (``jumprelu``), in units of x̃."""
+    prefixes: tuple[int, ...] | None = None
+    """Ascending nested dictionary sizes, the last one ``d_sae`` (``matryoshka``); None: d_sae/16, /8, /4, /2, /1."""
+    aux_coefficient: float = 1 / 32
+    """Weight of AuxK, which lets dead features explain what the live ones leave over; 0 turns it off."""
+    k_aux: int | None = None
+    """Dead features used per frame by AuxK; None: d_in / 2."""
+    dead_after: int = 100_000
+    """Frames without firing after which a feature counts as dead."""
+    decoder_bias: bool = True
+    """False keeps b_dec at zero (paper B, arXiv 2509.24793)."""
+
+    def __post_init__(self) -> None:
+        for name in ("d_in", "d_sae", "dead_after"):
+            self._check_count(name)
+        if self.variant in NEEDS_K or self.k is not None:
+            self._check_count("k", self.d_sae)
+        if self.k_aux is not None:
+            self._check_count("k_aux", self.d_sae)
+        if self.prefixes is not None:
+            self._check_prefixes()
+        if self.l1_on not in ("pre", "post"):
+            raise ParameterError(f"SAEConfig.l1_on is {self.l1_on!r}; it is 'pre' or 'post'")
+        for name in ("l1_coefficient", "l0_coefficient", "aux_coefficient"):
+            if not getattr(self, name) >= 0:
+                raise ParameterError(f"SAEConfig.{name} is {getattr(self, name)}; it must be 0 or more")
+        if not self.bandwidth > 0:
+            raise ParameterError(f"SAEConfig.bandwidth is {self.bandwidth}; it must be above 0")
+
+    def _check_count(self, name: str, most: int | None = None) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+            limit = "at least 1" if most is None else f"from 1 to d_sae = {most}"
+            raise ParameterError(f"SAEConfig.{name} is {value!r} for '{self.variant}'; it must be a whole number {limit}")
+
+    def _check_prefixes(self) -> None:
+        object.__setattr__(self, "prefixes", tuple(self.prefixes))
+        rising = all(a < b for a, b in zip((0, *self.prefixes), self.prefixes, strict=False))
+        if not self.prefixes or not rising or self.prefixes[-1] != self.d_sae:
+            raise ParameterError(f"SAEConfig.prefixes is {self.prefixes}; it must ascend from 1 and end at d_sae = {self.d_sae}")
+
+    def to_dict(self) -> dict:
+        """Return a JSON-ready dictionary; ``from_dict`` reads it back."""
+        values = asdict(self)
+        return values | {"prefixes": None if self.prefixes is None else list(self.prefixes)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> SAEConfig:
+        """Build a config from a dictionary; an unknown or missing key raises ``ParameterError`` and is named."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ParameterError(f"SAE config has unknown keys: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        if missing := sorted({"variant", "d_in", "d_sae"} - set(values)):
+            raise ParameterError(f"SAE config lacks: {', '.join(missing)}")
+        return cls(**values)
+
+
+class SparseActs(NamedTuple):
+    """Activations of k-sparse variants: the k largest of every frame."""
+
+    values: Tensor
+    """[..., k] activations, 0 or more."""
+    indices: Tensor
+    """[..., k] int64 feature numbers, distinct within a frame."""
+
+    def dense(self, d_sae: int) -> Tensor:
+        """Return the same activations as a tensor ``[..., d_sae]``."""
+        zeros = self.values.new_zeros(*self.values.shape[:-1], d_sae)
+        return zeros.scatter(-1, self.indices, self.values)
+
+
+class BatchResult(NamedTuple):
+    """What one training batch showed; gradients are on the parameters."""
+
+    losses: dict[str, Tensor]
+    """Named terms, scalars; their sum is the loss."""
+    residual: Tensor
+    """[N, d_in] x̃ minus its reconstruction."""
+    l0: Tensor
+    """Mean number of active features per frame, scalar."""
+    fired: Tensor
+    """[d_sae] bool: features that were active at least once."""
+
+
+class SAE(nn.Module):
+    """A sparse autoencoder: one linear encoder, one activation, one linear decoder.
+
+    Parameters
+    ----------
+    config : SAEConfig
+        What to build.
+    seed : int
+        Seed of the dictionary's random directions; the global random state is neither read nor changed.
+
+    Attributes
+    ----------
+    W_enc : Parameter [d_in, d_sae]
+    b_enc : Parameter [d_sae]
+    W_dec : Parameter [d_sae, d_in]
+        Rows of length 1.
+    b_dec : Parameter [d_in]
+        Subtracted before the encoder, added after the decoder; on standardised latents.
+    mean, std : buffer [d_in]
+        Of the latents that the SAE was trained on, per channel.
+    """
+
+    W_enc: nn.Parameter
+    W_dec: nn.Parameter
+
+    def __init__(self, config: SAEConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        rows = decoder_rows(config.d_sae, config.d_in, seed)
+        self.W_enc = nn.Parameter(rows.T.contiguous())
+        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self.W_dec = nn.Parameter(rows)
+        self.b_dec = nn.Parameter(torch.zeros(config.d_in), requires_grad=config.decoder_bias)
+        self.register_buffer("mean", torch.zeros(config.d_in))
+        self.register_buffer("std", torch.ones(config.d_in))
+
+    # What a variant is.
+
+    def activate(self, z: Tensor) -> Tensor:
+        """Turn pre-activations ``[..., d_sae]`` into activations of the same shape, 0 or more."""
+        raise NotImplementedError
+
+    def penalty(self, z: Tensor, acts: Tensor) -> dict[str, Tensor]:
+        """Return the variant's named loss terms (scalars) for one batch, apart from the reconstruction error."""
+        return {}
+
+    # Latents in, latents out.
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Return x̃ = (x − mean) / std of latents ``[..., d_in]``."""
+        if x.shape[-1] != self.config.d_in:
+            raise ParameterError(f"this SAE takes latents [..., {self.config.d_in}], got {list(x.shape)}")
+        return (x - self.mean) / self.std
+
+    def pre_acts(self, x: Tensor) -> Tensor:
+        """Return z = (x̃ − b_dec) W_enc + b_enc, ``[..., d_sae]``, of standardised latents ``[..., d_in]``."""
+        return (x - self.b_dec) @ self.W_enc + self.b_enc
+
+    def reconstruct(self, acts: Tensor) -> Tensor:
+        """Return standardised latents ``[..., d_in]`` of activations ``[..., d_sae]``."""
+        return acts @ self.W_dec + self.b_dec
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the activations of latents.
+
+        Parameters
+        ----------
+        x : Tensor [..., d_in]
+            Latents as the latent space gives them.
+
+        Returns
+        -------
+        Tensor [..., d_sae]
+            Activations, 0 or more.
+        """
+        return self.activate(self.pre_acts(self.standardise(x)))
+
+    def decode(self, acts: Tensor) -> Tensor:
+        """Return latents ``[..., d_in]``, in the latent space's own units, of activations ``[..., d_sae]``."""
+        return self.reconstruct(acts) * self.std + self.mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``decode(encode(x))``."""
+        return self.decode(self.encode(x))
+
+    def directions(self) -> Tensor:
+        """Return the decoder rows in latent units, ``[d_sae, d_in]``: what one unit of each feature adds to the latents."""
+        return self.W_dec * self.std
+
+    # Learning.
+
+    @torch.no_grad()
+    def fit_scaling(self, mean: Tensor, std: Tensor) -> None:
+        """Set the input scaling, ``[d_in]`` each; a channel that does not vary (std 0) is left unscaled."""
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-6 * std.max(), std, torch.ones_like(std)))
+
+    @torch.no_grad()
+    def fit_start(self, x: Tensor) -> None:
+        """Set b_dec to the geometric median of latents ``[N, d_in]`` and scale W_enc so that reconstructions have their length.
+
+        Without the least-squares scale a tied, unit-norm start reconstructs several times too long (FVU 7 instead of 0.2).
+        """
+        x = self.standardise(x)
+        if self.config.decoder_bias:
+            self.b_dec.copy_(geometric_median(x))
+        reconstruction = self.reconstruct(self.activate(self.pre_acts(x))) - self.b_dec
+        self.W_enc.mul_(least_squares_scale(reconstruction, x - self.b_dec))
+
+    def backward(self, x: Tensor, dead: Tensor, sparsity: float = 1.0) -> BatchResult:
+        """Write the gradients of one batch's loss to every parameter's ``.grad``.
+
+        loss = mean over frames ‖x̃ − x̂‖² + sparsity · penalty + AuxK(dead)
+
+        Parameters
+        ----------
+        x : Tensor [N, d_in]
+            Latents.
+        dead : Tensor [n_dead]
+            int64 numbers of the features that count as dead.
+        sparsity : float
+            Factor on the variant's penalty, raised from 0 to 1 at the start of training.
+
+        Returns
+        -------
+        BatchResult
+            Loss terms (detached), residual, l0, which features fired.
+        """
+        x = self.standardise(x)
+        z = self.pre_acts(x)
+        acts = self.activate(z)
+        residual = x - self.reconstruct(acts)
+        losses = {"mse": residual.pow(2).sum(-1).mean()}
+        losses |= {name: sparsity * term for name, term in self.penalty(z, acts).items()}
+        if self.config.aux_coefficient and len(dead):
+            losses["aux"] = auxk_loss(self, x, residual.detach(), dead)
+        self.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        active = acts.detach() > 0
+        losses = {name: term.detach() for name, term in losses.items()}
+        return BatchResult(losses, residual.detach(), active.sum() / len(x), active.any(0))
+
+    @torch.no_grad()
+    def project_gradient(self) -> None:
+        """Remove from W_dec's gradient the part along each row, which renormalising would undo."""
+        grad = self.W_dec.grad
+        grad.addcmul_(self.W_dec, (grad * self.W_dec).sum(1, keepdim=True), value=-1)
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Bring the decoder rows back to length 1 after an optimiser step."""
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True))
