@@ -1,0 +1,331 @@
+"""Sound files, channels and sample rates: the only file that touches sound files.
+
+file --read--> Sound [C, N] --fit--> [B, channels, N'] at the space's rate --unfit--> [C, N] --write--> file
+                             mixdown: the same, folded to one item for analysis
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import warnings
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from torch import Tensor
+
+from sae_audio.errors import AudioError, ParameterError
+from sae_audio.spec import LatentSpec
+
+MIN_SECONDS = 0.02
+MAX_MINUTES = 20.0
+MIN_RATE, MAX_RATE = 4_000, 384_000  # Hz
+MAX_CHANNELS = 8
+MAX_PHASES = 1000  # torchaudio's resampling kernel grows with the square of the larger term of the reduced ratio
+
+
+class Sound(NamedTuple):
+    """A decoded sound file."""
+
+    samples: Tensor
+    """[C, N] float32 samples, nominally in [-1, 1]."""
+    sample_rate: int
+    """Samples per second, in Hz."""
+
+
+def read(path: str | os.PathLike, *, max_minutes: float = MAX_MINUTES) -> Sound:
+    """Read a WAV, FLAC, OGG, MP3 or AIFF file.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        A sound file of 20 ms to ``max_minutes``, 4 to 384 kHz, 1 to 8 channels, finite samples. Silence is fine.
+    max_minutes : float
+        Longest duration that is read, in minutes, > 0. It is checked before decoding.
+
+    Returns
+    -------
+    Sound
+        Samples ``[C, N]`` as float32 and their rate. Float files keep values beyond 1.
+
+    Raises
+    ------
+    AudioError
+        The file is missing, not audio, damaged or outside the limits.
+    ParameterError
+        ``max_minutes`` is not positive.
+    """
+    if not max_minutes > 0:
+        raise ParameterError(f"max_minutes is {max_minutes}; it must be more than 0")
+    path = Path(path)
+    _check_is_file(path)
+    try:
+        with soundfile.SoundFile(path) as file:
+            _check_header(path, file.frames, file.samplerate, file.channels, max_minutes)
+            samples = file.read(dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: soundfile takes .raw for headerless data
+        raise AudioError(
+            f"'{path}' cannot be read as audio ({_reason(error)}); convert it to WAV, FLAC, OGG, MP3 or AIFF"
+        ) from None
+    _check_samples(path, samples, file.samplerate)
+    return Sound(torch.from_numpy(np.ascontiguousarray(samples.T)), file.samplerate)
+
+
+def write(path: str | os.PathLike, samples: Tensor, sample_rate: int, *, bits: int = 16) -> None:
+    """Write a PCM WAV file without changing the level; the file appears whole or not at all.
+
+    A sample ``x`` becomes ``round(x * 2**(bits - 1))``, so a file of the same depth that was read and written back is
+    bit-identical. Values beyond ±1 are clipped with a ``UserWarning`` that says by how many dB.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        File to write or replace; its folder must exist.
+    samples : Tensor [C, N]
+        Finite float samples, nominally in [-1, 1].
+    sample_rate : int
+        Hz, at least 1.
+    bits : int
+        16 or 24.
+
+    Raises
+    ------
+    ParameterError
+        Shape, rate or bits are wrong.
+    AudioError
+        Samples are NaN or infinite, or the file cannot be written (folder missing, not writable, disk full).
+    """
+    _check_writable(path, samples, sample_rate, bits)
+    pcm = _quantise(samples.detach().cpu(), bits)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, pcm.T.numpy(), int(sample_rate), format="WAV", subtype=f"PCM_{bits}")
+    _write_atomically(Path(path), buffer.getbuffer())
+
+
+def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Resample with torchaudio's windowed sinc (Hann, 16 zero crossings).
+
+    Rates whose reduced ratio has a term above 1000 (44101 Hz to 16 kHz, say) use the nearest ratio below that, which is
+    off by less than 0.05 cents; otherwise the kernel would take gigabytes.
+
+    Parameters
+    ----------
+    samples : Tensor [..., N]
+        Float samples; any device.
+    from_rate, to_rate : int
+        Hz, at least 1.
+
+    Returns
+    -------
+    Tensor [..., ceil(N * to_rate / from_rate)]
+    """
+    if from_rate == to_rate:
+        return samples
+    length = -(-samples.shape[-1] * to_rate // from_rate)
+    ratio = _reduced(from_rate, to_rate)
+    resampled = torchaudio.functional.resample(samples, ratio.denominator, ratio.numerator, lowpass_filter_width=16)
+    return _to_length(resampled, length)
+
+
+def fit(sound: Sound, spec: LatentSpec) -> Tensor:
+    """Return a sound in the form that ``spec``'s ``encode`` takes.
+
+    In a mono space every channel becomes one batch item, so stereo survives steering. In a stereo space there is one
+    item: mono is doubled, more than two channels are folded (see ``to_stereo``).
+
+    Parameters
+    ----------
+    sound : Sound
+        Samples [C, N].
+    spec : LatentSpec
+        Space with ``channels`` 1 or 2.
+
+    Returns
+    -------
+    Tensor [B, spec.channels, ceil(N * spec.sample_rate / sound.sample_rate)]
+    """
+    samples = sound.samples[:, None] if spec.channels == 1 else to_stereo(sound.samples)[None]
+    return resample(samples, sound.sample_rate, spec.sample_rate)
+
+
+def mixdown(sound: Sound, spec: LatentSpec) -> Tensor:
+    """Return a sound as one item for analysis: channels averaged for a mono space, folded to stereo otherwise.
+
+    Parameters
+    ----------
+    sound : Sound
+        Samples [C, N].
+    spec : LatentSpec
+        Space with ``channels`` 1 or 2.
+
+    Returns
+    -------
+    Tensor [1, spec.channels, ceil(N * spec.sample_rate / sound.sample_rate)]
+    """
+    samples = sound.samples.mean(0, keepdim=True) if spec.channels == 1 else to_stereo(sound.samples)
+    return resample(samples[None], sound.sample_rate, spec.sample_rate)
+
+
+def unfit(audio: Tensor, sound: Sound, spec: LatentSpec) -> Tensor:
+    """Undo ``fit``: return decoded audio at the sound's own rate and exact length.
+
+    Parameters
+    ----------
+    audio : Tensor [B, spec.channels, N']
+        Audio in the space's form; B is the sound's channel count for a mono space, else 1.
+    sound : Sound
+        The sound that ``fit`` was given.
+    spec : LatentSpec
+        The same space.
+
+    Returns
+    -------
+    Tensor [C, N]
+        The sound's channel count where the space allows it: always for a mono space; a stereo space returns 1 channel
+        for a mono sound and 2 for any other.
+
+    Raises
+    ------
+    ParameterError
+        ``audio`` has another batch size or channel count than ``fit`` gave.
+    """
+    channels, length = sound.samples.shape
+    expected = (channels, 1) if spec.channels == 1 else (1, 2)
+    if tuple(audio.shape[:2]) != expected:
+        raise ParameterError(f"audio {list(audio.shape)} does not come from fit(), which gave [{expected[0]}, {expected[1]}, N]")
+    folded = audio[:, 0] if spec.channels == 1 else audio[0]
+    if spec.channels == 2 and channels == 1:
+        folded = folded.mean(0, keepdim=True)
+    return _to_length(resample(folded, spec.sample_rate, sound.sample_rate), length)
+
+
+# Weight of (left, right) for each channel in WAVE order; 0.7 = -3 dB. LFE is dropped, as ITU-R BS.775 allows.
+_L, _R, _C, _NONE = (1.0, 0.0), (0.0, 1.0), (0.7, 0.7), (0.0, 0.0)
+_LS, _RS = (0.7, 0.0), (0.0, 0.7)
+_STEREO = {
+    2: (_L, _R),
+    3: (_L, _R, _C),
+    4: (_L, _R, _LS, _RS),
+    5: (_L, _R, _C, _LS, _RS),
+    6: (_L, _R, _C, _NONE, _LS, _RS),
+    7: (_L, _R, _C, _NONE, _C, _LS, _RS),
+    8: (_L, _R, _C, _NONE, _LS, _RS, _LS, _RS),
+}
+
+
+def to_stereo(samples: Tensor) -> Tensor:
+    """Fold or double channels to two.
+
+    Channels are taken in WAVE order (5.1 is L R C LFE Ls Rs); centre and surrounds enter at -3 dB, LFE is dropped
+    (ITU-R BS.775), and the weights of a side sum to 1 so that folding cannot clip.
+
+    Parameters
+    ----------
+    samples : Tensor [C, N]
+        1 to 8 channels.
+
+    Returns
+    -------
+    Tensor [2, N]
+    """
+    if samples.shape[0] == 1:
+        return samples.expand(2, -1)
+    weights = samples.new_tensor(_STEREO[samples.shape[0]]).T  # [2, C]
+    return (weights / weights.sum(1, keepdim=True)) @ samples
+
+
+def _check_is_file(path: Path) -> None:
+    if path.is_dir():
+        raise AudioError(f"'{path}' is a folder; name one sound file in it")
+    if not path.exists():
+        raise AudioError(f"'{path}' does not exist; check the path")
+    if not os.access(path, os.R_OK):
+        raise AudioError(f"'{path}' is not readable; check its permissions")
+    if path.stat().st_size == 0:
+        raise AudioError(f"'{path}' is empty (0 bytes); export or download it again")
+
+
+def _check_header(path: Path, frames: int, rate: int, channels: int, max_minutes: float) -> None:
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioError(f"'{path}' has {rate} Hz; the limit is {MIN_RATE} to {MAX_RATE} Hz: resample it first (sox, ffmpeg)")
+    if channels > MAX_CHANNELS:
+        raise AudioError(f"'{path}' has {channels} channels; the limit is {MAX_CHANNELS}: fold it first (ffmpeg -ac 2)")
+    minutes = frames / rate / 60
+    if minutes > max_minutes:
+        raise AudioError(f"'{path}' lasts {minutes:.1f} min; the limit is {max_minutes:g} min: cut it, or raise --max-minutes")
+
+
+def _check_samples(path: Path, samples: np.ndarray, rate: int) -> None:
+    seconds = len(samples) / rate
+    if seconds < MIN_SECONDS:
+        raise AudioError(
+            f"'{path}' lasts {1000 * seconds:.1f} ms; the limit is at least {1000 * MIN_SECONDS:g} ms: use a longer sound"
+        )
+    # The sum is finite exactly when every sample is (|x| < 1e30): one pass, no mask in memory.
+    if not math.isfinite(float(np.sum(samples, dtype=np.float64))):
+        bad = int(np.count_nonzero(~np.isfinite(samples)))
+        raise AudioError(f"'{path}' has {bad} samples that are NaN or infinite; only finite samples can be used: export it again")
+
+
+def _check_writable(path: str | os.PathLike, samples: Tensor, sample_rate: int, bits: int) -> None:
+    if bits not in (16, 24):
+        raise ParameterError(f"bits is {bits}; a WAV file is written with 16 or 24")
+    if samples.ndim != 2 or samples.numel() == 0:
+        raise ParameterError(f"samples have shape {list(samples.shape)}; give [channels, N] with N >= 1")
+    if int(sample_rate) < 1:
+        raise ParameterError(f"sample_rate is {sample_rate}; it must be at least 1 Hz")
+    if not bool(torch.isfinite(samples).all()):
+        raise AudioError(f"'{path}' was not written: the samples hold NaN or infinity; lower the strength of the edit")
+
+
+def _quantise(samples: Tensor, bits: int) -> Tensor:
+    """Return integers as soundfile wants them: int16, or int32 with 24 bits in the upper bytes."""
+    peak = float(samples.abs().max())
+    if peak > 1:
+        over = 20 * math.log10(peak)
+        warnings.warn(
+            f"the sound was clipped: its peak is {over:.1f} dB over full scale; lower it by {over:.1f} dB", stacklevel=3
+        )
+    full = 2 ** (bits - 1)
+    integers = (samples.double() * full).round().clamp(-full, full - 1)
+    return integers.to(torch.int16) if bits == 16 else (integers * 256).to(torch.int32)
+
+
+def _write_atomically(path: Path, content: memoryview) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise AudioError(f"'{path}' cannot be written ({error.strerror}); choose a writable folder with enough space") from None
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # the folder itself is missing or not a folder: nothing was written
+        return
+
+
+def _reason(error: Exception) -> str:
+    return str(error).split(": ", 1)[-1].strip().rstrip(".").replace("\n", " ")
+
+
+def _reduced(from_rate: int, to_rate: int) -> Fraction:
+    """Return to/from in lowest terms, both terms at most MAX_PHASES."""
+    if to_rate > from_rate:
+        return 1 / Fraction(from_rate, to_rate).limit_denominator(MAX_PHASES)
+    return Fraction(to_rate, from_rate).limit_denominator(MAX_PHASES)
+
+
+def _to_length(samples: Tensor, length: int) -> Tensor:
+    missing = length - samples.shape[-1]
+    return torch.nn.functional.pad(samples, (0, missing)) if missing > 0 else samples[..., :length]
