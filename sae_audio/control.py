@@ -9,20 +9,20 @@ arXiv 2510.23802 as published.
 
 Directions come from ``partial_effects`` (the change of the inputs per dB, per octave and per note with the other properties and
 the recording held fixed), from probe weights, or from differences of class means. ``calibrate_axis`` and ``calibrate_notes``
-measure what a strength does to the decoded sound, so that a person can ask for "-6 dB" or "C5".
+(in ``calibration``) measure what a strength does to the decoded sound, so that a person can ask for "-6 dB" or "C5".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sae_audio.descriptors import Descriptors, hz_to_midi, to_db
+from sae_audio.descriptors import Descriptors, to_db
 from sae_audio.errors import ParameterError
 from sae_audio.sae.base import SAE
 
@@ -31,9 +31,6 @@ AXES = ("pitch", "loudness", "brightness")
 UNITS = {"pitch": "semitones", "loudness": "dB", "brightness": "octaves"}
 AUDIBLE_DB = -50.0
 """Frames quieter than this are left out when a change is measured: their pitch and centroid are noise."""
-
-Measure = Callable[[Tensor], Descriptors]
-"""Latents [B, T, d_in] -> descriptors [B, T] of the sound that they decode to."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class ControlVector:
     @property
     def range(self) -> tuple[float, float]:
         """Smallest and largest change that the calibrated axis reaches, in dB or octaves."""
-        doses, reached = self._monotone()
+        _, reached = self._monotone()
         return float(reached.min()), float(reached.max())
 
     def strength_for(self, amount: float) -> float:
@@ -276,180 +273,6 @@ def paper_edit(latents: Tensor, sae: SAE, row: Tensor, alpha: float) -> Tensor:
     """
     moved = sae.encode(latents) + alpha * row
     return sae.decode(moved / moved.square().mean(-1, keepdim=True).add(1e-8).sqrt())
-
-
-def changes(before: Descriptors, after: Descriptors) -> Tensor:
-    """Return the median change of each clip in semitones, dB and octaves.
-
-    Parameters
-    ----------
-    before, after : Descriptors
-        Each [B, T]; frames quieter than -50 dBFS before are left out, and for pitch the frames unvoiced in either.
-
-    Returns
-    -------
-    Tensor [B, 3]
-        NaN where a clip has no frame to compare.
-    """
-    audible = to_db(before.rms) > AUDIBLE_DB
-    frames = torch.stack(
-        [
-            hz_to_midi(after.f0) - hz_to_midi(before.f0),
-            to_db(after.rms) - to_db(before.rms),
-            (after.centroid / before.centroid).log2(),
-        ],
-        -1,
-    )
-    frames = torch.where(audible[..., None], frames, torch.nan)
-    return frames.nanmedian(dim=1).values
-
-
-def hit_rate(after: Descriptors, target_midi: Tensor, *, cents: float = 50.0) -> float:
-    """Return the share of the frames with a target whose decoded f0 is within ``cents`` of it; unvoiced counts as a miss.
-
-    Parameters
-    ----------
-    after : Descriptors
-        Of the edited sound, each [B, T].
-    target_midi : Tensor [B, T]
-        Wanted pitch in MIDI semitones, NaN where none was asked for.
-    """
-    asked = target_midi.isfinite()
-    error = (hz_to_midi(after.f0) - target_midi).abs()[asked]
-    return (error.nan_to_num(nan=torch.inf) <= cents / 100).double().mean().item()
-
-
-def calibrate_axis(control: ControlVector, sae: SAE, latents: Tensor, measure: Measure, doses: Sequence[float]) -> ControlVector:
-    """Measure the dose-response of an axis on held-out clips: the median over clips of each clip's median change.
-
-    Parameters
-    ----------
-    control : ControlVector
-        An axis.
-    sae : SAE
-        The SAE.
-    latents : Tensor [B, T, d_in]
-        Clips that neither the SAE nor the direction was fitted on.
-    measure : callable
-        Latents -> descriptors of the decoded sound.
-    doses : sequence of float
-        Strengths to try; 0 is added.
-
-    Returns
-    -------
-    ControlVector
-        With ``doses`` and ``responses``.
-    """
-    grid = sorted({0.0, *map(float, doses)})
-    before = measure(latents)
-    responses = [
-        torch.zeros(3)
-        if dose == 0
-        else _clip_median(changes(before, measure(apply(latents, sae, [(control, axis_change(control, dose))]))))
-        for dose in grid
-    ]
-    return replace(control, doses=torch.tensor(grid), responses=torch.stack(responses), hit_rate=torch.zeros(0))
-
-
-def calibrate_notes(
-    control: ControlVector,
-    sae: SAE,
-    latents: Tensor,
-    source: Tensor,
-    midi: Tensor,
-    measure: Measure,
-    *,
-    strengths: Sequence[float] = (1.0, 1.25, 1.5, 2.0),
-    intervals: Sequence[int] = (2, 5, 12, -5),
-) -> ControlVector:
-    """Measure how often a note is hit at each strength, over several intervals, on held-out clips.
-
-    Parameters
-    ----------
-    control : ControlVector
-        One direction per semitone class.
-    sae : SAE
-        The SAE.
-    latents : Tensor [B, T, d_in]
-        Clips that neither the SAE nor the directions were fitted on.
-    source : Tensor int64 [B, T]
-        Pitch class of each frame, -1 where there is none.
-    midi : Tensor [B, T]
-        Pitch of each frame in MIDI semitones, NaN where there is none.
-    measure : callable
-        Latents -> descriptors of the decoded sound.
-    strengths : sequence of float
-        Strengths to try, above 0.
-    intervals : sequence of int
-        Semitones to move by; the rates are averaged over them.
-
-    Returns
-    -------
-    ControlVector
-        With ``doses``, ``responses`` (off-target columns; the pitch column is the mean miss in semitones) and ``hit_rate``.
-    """
-    before = measure(latents)
-    rates, responses = [], []
-    for strength in strengths:
-        trials = [shift_trial(control, sae, latents, source, midi, before, measure, step, strength) for step in intervals]
-        rates.append(sum(trial.hit_rate for trial in trials) / len(trials))
-        responses.append(
-            torch.stack(
-                [trial.change - torch.tensor([step, 0.0, 0.0]) for trial, step in zip(trials, intervals, strict=True)]
-            ).mean(0)
-        )
-    return replace(control, doses=torch.tensor(list(strengths)), responses=torch.stack(responses), hit_rate=torch.tensor(rates))
-
-
-class ShiftTrial(NamedTuple):
-    """What asking for a shift by some semitones did."""
-
-    hit_rate: float
-    """Share of voiced frames within 50 cents of the note asked for."""
-    change: Tensor
-    """[3] median change in semitones, dB and octaves."""
-
-
-def shift_trial(
-    control: ControlVector,
-    sae: SAE,
-    latents: Tensor,
-    source: Tensor,
-    midi: Tensor,
-    before: Descriptors,
-    measure: Measure,
-    semitones: int,
-    strength: float,
-) -> ShiftTrial:
-    """Shift every pitched frame by some semitones and measure the decoded sound (arguments as in ``calibrate_notes``)."""
-    target = source + semitones
-    possible = (source >= 0) & (target >= 0) & (target < len(control.labels))
-    target = torch.where(possible, target, -1)
-    after = measure(apply(latents, sae, [(control, note_change(control, source, target, strength))]))
-    wanted = torch.where(possible & before.f0.isfinite(), midi + semitones, torch.nan)
-    return ShiftTrial(hit_rate(after, wanted), _clip_median(changes(before, after)))
-
-
-def isolation(change: Tensor, target: int, spread: Tensor) -> float:
-    """Return on-target over off-target change: ``|c_target| / rms(c_others)``, each in units of the property's spread in the data.
-
-    Parameters
-    ----------
-    change : Tensor [3]
-        Change in semitones, dB and octaves.
-    target : int
-        Which of the three was meant.
-    spread : Tensor [3]
-        Standard deviation of each property in the data, in the same units.
-    """
-    scaled = change / spread
-    others = torch.cat([scaled[:target], scaled[target + 1 :]])
-    return float(scaled[target].abs() / others.square().mean().sqrt().clamp_min(1e-6))
-
-
-def _clip_median(values: Tensor) -> Tensor:
-    """Median over clips [B, 3] -> [3]; a property that no clip could measure counts as unchanged."""
-    return values.nanmedian(dim=0).values.nan_to_num(nan=0.0)
 
 
 def _demean(columns: Tensor, groups: Tensor, keep: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sae_audio.errors import DataError, ParameterError
+from sae_audio.sae.base import SAE
 
 L2_GRID = (1e-2, 1e-3, 1e-4, 1e-5)
 """Penalties tried, strongest first, so that each fit starts from the solution of a smoother problem."""
@@ -271,3 +272,32 @@ def _fit_softmax(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, l2: float, 
     with torch.no_grad():
         optimizer.step(closure)
     return weight, bias
+
+
+def acts_matrix(sae: SAE, latents: Tensor, *, block: int = 8192) -> Tensor:
+    """Return the activations of flat latents as a sparse CSR matrix, in bounded memory.
+
+    Parameters
+    ----------
+    sae : SAE
+        Any variant.
+    latents : Tensor [N, d_in]
+        Frames.
+    block : int
+        Frames encoded at a time; at most ``block * d_sae`` numbers are dense at once.
+
+    Returns
+    -------
+    Tensor [N, d_sae], layout sparse CSR
+    """
+    counts, columns, values = [], [], []
+    with torch.no_grad():
+        for part in latents.split(block):
+            acts = sae.encode(part)
+            rows, cols = acts.nonzero(as_tuple=True)
+            counts.append(torch.bincount(rows, minlength=len(part)))
+            columns.append(cols)
+            values.append(acts[rows, cols])
+    crow = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)])
+    size = (len(latents), sae.config.d_sae)
+    return torch.sparse_csr_tensor(crow, torch.cat(columns), torch.cat(values), size, check_invariants=False)

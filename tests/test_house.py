@@ -14,7 +14,7 @@ PACKAGE = ROOT / "sae_audio"
 LAYERS = {
     "spec": 0,
     "errors": 0,
-    **dict.fromkeys(["sae", "metrics", "descriptors", "properties", "probes", "control", "atlas"], 1),
+    **dict.fromkeys(["sae", "metrics", "descriptors", "properties", "probes", "control", "calibration", "atlas", "naming", "tally"], 1),
     **dict.fromkeys(["audio", "latent_spaces", "etude", "activations", "training"], 2),
     **dict.fromkeys(["bundle", "card", "plots"], 3),
     **dict.fromkeys(["pipeline", "recipe", "cli", "__main__", "__init__"], 4),
