@@ -1,7 +1,7 @@
 """Sound files, channels and sample rates: the only file that touches sound files.
 
-file --read--> Sound [C, N] --fit--> [B, channels, N'] at the space's rate --unfit--> [C, N] --write--> file
-                             mixdown: the same, folded to one item for analysis
+``read`` turns a file into a ``Sound`` [C, N]; ``fit`` brings it to a space's rate and channels [B, channels, N'], ``unfit``
+brings decoded audio back to [C, N], ``write`` makes it a file. ``mixdown`` folds a sound to one item for analysis.
 """
 
 from __future__ import annotations
@@ -70,9 +70,8 @@ def read(path: str | os.PathLike, *, max_minutes: float = MAX_MINUTES) -> Sound:
             _check_header(path, file.frames, file.samplerate, file.channels, max_minutes)
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: soundfile takes .raw for headerless data
-        raise AudioError(
-            f"'{path}' cannot be read as audio ({_reason(error)}); convert it to WAV, FLAC, OGG, MP3 or AIFF"
-        ) from None
+        reason = str(error).split(": ", 1)[-1].strip().rstrip(".").replace("\n", " ")
+        raise AudioError(f"'{path}' cannot be read as audio ({reason}); convert it to WAV, FLAC, OGG, MP3 or AIFF") from None
     _check_samples(path, samples, file.samplerate)
     return Sound(torch.from_numpy(np.ascontiguousarray(samples.T)), file.samplerate)
 
@@ -264,9 +263,7 @@ def _check_header(path: Path, frames: int, rate: int, channels: int, max_minutes
 def _check_samples(path: Path, samples: np.ndarray, rate: int) -> None:
     seconds = len(samples) / rate
     if seconds < MIN_SECONDS:
-        raise AudioError(
-            f"'{path}' lasts {1000 * seconds:.1f} ms; the limit is at least {1000 * MIN_SECONDS:g} ms: use a longer sound"
-        )
+        raise AudioError(f"'{path}' lasts {1000 * seconds:.1f} ms; the least is {1000 * MIN_SECONDS:g} ms: use a longer sound")
     # The sum is finite exactly when every sample is (|x| < 1e30): one pass, no mask in memory.
     if not math.isfinite(float(np.sum(samples, dtype=np.float64))):
         bad = int(np.count_nonzero(~np.isfinite(samples)))
@@ -289,9 +286,7 @@ def _quantise(samples: Tensor, bits: int) -> Tensor:
     peak = float(samples.abs().max())
     if peak > 1:
         over = 20 * math.log10(peak)
-        warnings.warn(
-            f"the sound was clipped: its peak is {over:.1f} dB over full scale; lower it by {over:.1f} dB", stacklevel=3
-        )
+        warnings.warn(f"the sound was clipped: its peak is {over:.1f} dB over full scale; lower it by that much", stacklevel=3)
     full = 2 ** (bits - 1)
     integers = (samples.double() * full).round().clamp(-full, full - 1)
     return integers.to(torch.int16) if bits == 16 else (integers * 256).to(torch.int32)
@@ -313,10 +308,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError:  # the folder itself is missing or not a folder: nothing was written
         return
-
-
-def _reason(error: Exception) -> str:
-    return str(error).split(": ", 1)[-1].strip().rstrip(".").replace("\n", " ")
 
 
 def _reduced(from_rate: int, to_rate: int) -> Fraction:

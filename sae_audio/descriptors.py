@@ -74,7 +74,7 @@ def describe(audio: Tensor, sample_rate: int, hop_length: int, *, tracker: str =
     >>> tone = 0.5 * torch.sin(2 * torch.pi * 440 * torch.arange(16000) / 16000)
     >>> d = describe(tone[None, None], 16000, 320)
     >>> d.f0.shape, round(float(d.f0[0, 25])), round(float(to_db(d.rms)[0, 25]), 1), round(float(d.centroid[0, 25]))
-    (torch.Size([1, 50]), 440, -9.0, 440)
+    (torch.Size([1, 50]), 440, -9.0, 442)
     """
     _check(audio, sample_rate, hop_length, tracker)
     mono = audio.mean(1).float()

@@ -15,6 +15,7 @@ import difflib
 import math
 import re
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -27,9 +28,9 @@ PITCH_LOWEST, PITCH_CLASSES = 36, 66  # MIDI C2; C2 to F7
 LOUDNESS_LOWEST_DB, LOUDNESS_STEP_DB = -60, 3
 BRIGHTNESS_LOWEST = -9  # third octaves re 1 kHz: 125 Hz
 BRIGHTNESS_NAMES = (
-    ("125 Hz", "160 Hz", "200 Hz", "250 Hz", "315 Hz", "400 Hz", "500 Hz", "630 Hz", "800 Hz", "1 kHz", "1.25 kHz", "1.6 kHz")
-    + ("2 kHz", "2.5 kHz", "3.15 kHz", "4 kHz", "5 kHz", "6.3 kHz", "8 kHz", "10 kHz")
-)  # fmt: skip
+    *("125 Hz", "160 Hz", "200 Hz", "250 Hz", "315 Hz", "400 Hz", "500 Hz", "630 Hz", "800 Hz", "1 kHz", "1.25 kHz"),
+    *("1.6 kHz", "2 kHz", "2.5 kHz", "3.15 kHz", "4 kHz", "5 kHz", "6.3 kHz", "8 kHz", "10 kHz"),
+)
 BINS = 20
 SCALES = ("semitone", "dB", "octave", "linear", "Hz")
 
@@ -61,7 +62,7 @@ class Property:
                 f"property '{self.name}' has {len(self.edges)} edges and {len(self.names)} names; "
                 "K distinct names need K + 1 edges"
             )
-        if any(not low < high for low, high in zip(self.edges, self.edges[1:], strict=False)):
+        if any(not low < high for low, high in pairwise(self.edges)):
             raise ParameterError(f"property '{self.name}' has edges that do not rise; sort them and remove duplicates")
 
     @property
@@ -72,7 +73,7 @@ class Property:
     @property
     def centres(self) -> tuple[float, ...]:
         """Middle of each class, in axis units."""
-        return tuple((low + high) / 2 for low, high in zip(self.edges, self.edges[1:], strict=False))
+        return tuple((low + high) / 2 for low, high in pairwise(self.edges))
 
     def axis(self, descriptors: Descriptors) -> Tensor:
         """Return the property on its axis.
@@ -135,6 +136,10 @@ class Property:
             )
         return index
 
+    def nearest(self, value: float) -> int:
+        """Return the index of the class whose centre is nearest to an axis value, however far away."""
+        return min(range(self.n_classes), key=lambda index: abs(self.centres[index] - value))
+
     def physical(self, value: float) -> float:
         """Return an axis value in the property's physical unit: semitones and octaves become Hz, the rest stays."""
         if self.scale == "semitone":
@@ -157,17 +162,16 @@ class Property:
         """Axis value of a note name or of a number with an optional unit; None if it is neither."""
         if self.scale == "semitone" and _NOTE.fullmatch(text.strip()):
             return parse_note(text)
-        number = re.fullmatch(r"([+-]?\d+(?:\.\d+)?)\s*(k?)(hz|db|dbfs)?", text.strip().lower())
-        if not number:
+        number = _NUMBER.fullmatch(text.strip())
+        if not number or (number[3] or self.unit)[:2].lower() != self.unit[:2].lower():
             return None
-        value = float(number[1]) * (1000 if number[2] else 1)
-        return self._from_physical(value)
+        return self._from_physical(float(number[1]) * (1000 if number[2] else 1))
 
-    def _from_physical(self, value: float) -> float | None:
-        if self.scale in ("semitone", "octave"):
-            octaves = math.log2(value) if value > 0 else -math.inf
-            return octaves if self.scale == "octave" else 69 + 12 * (octaves - math.log2(440))
-        return value
+    def _from_physical(self, value: float) -> float:
+        if self.scale not in ("semitone", "octave"):
+            return value
+        octaves = math.log2(value) if value > 0 else -math.inf
+        return octaves if self.scale == "octave" else 69 + 12 * (octaves - math.log2(440))
 
     def _near(self, text: str, value: float | None) -> list[str]:
         if value is None:
@@ -218,8 +222,7 @@ def honest_properties(descriptors: Descriptors | None = None) -> dict[str, Prope
         ``pitch``, ``loudness``, ``brightness``.
     """
     loudness = [LOUDNESS_LOWEST_DB + LOUDNESS_STEP_DB * i for i in range(BINS)]
-    half = LOUDNESS_STEP_DB / 2
-    loudness_edges = tuple(float(level) - half for level in loudness) + (loudness[-1] + half,)
+    loudness_edges = tuple(LOUDNESS_LOWEST_DB + LOUDNESS_STEP_DB * (i - 0.5) for i in range(BINS + 1))
     bands = tuple(math.log2(1000) + (BRIGHTNESS_LOWEST + i - 0.5) / 3 for i in range(BINS + 1))
     return {
         "pitch": _pitch(),
@@ -256,6 +259,7 @@ def paper_properties(descriptors: Descriptors) -> dict[str, Property]:
     }
 
 
+_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*(k?)(hz|dbfs|db)?", re.IGNORECASE)
 _NOTE = re.compile(r"([A-Ga-g])([#b♯♭]?)(-?\d+)")
 
 
@@ -303,11 +307,13 @@ def _equal_width(name: str, unit: str, values: Tensor, scale: str) -> Property:
         raise ParameterError(
             f"paper-mode {name} needs a range of values, the data has only {low:g} {unit}; use more varied sound"
         )
-    edges = tuple(low + (high - low) * i / BINS for i in range(BINS)) + (high,)
-    centres = [(a + b) / 2 for a, b in zip(edges, edges[1:], strict=False)]
-    names = tuple(_hertz(c) if unit == "Hz" else f"{c:.4f}" for c in centres)
+    edges = (*(low + (high - low) * i / BINS for i in range(BINS)), high)
+    digits = 1 + math.ceil(math.log10(high / (high - low) * BINS))  # enough for neighbouring centres to differ
+    names = tuple(_named((a + b) / 2, unit, digits) for a, b in pairwise(edges))
     return Property(name, unit, edges, names, scale)
 
 
-def _hertz(value: float) -> str:
-    return f"{value / 1000:.3g} kHz" if value >= 1000 else f"{value:.0f} Hz"
+def _named(value: float, unit: str, digits: int) -> str:
+    if unit == "Hz" and value >= 1000:
+        return f"{value / 1000:.{digits}g} kHz"
+    return f"{value:.{digits}g} {unit}" if unit == "Hz" else f"{value:.{digits}g}"
