@@ -1,0 +1,277 @@
+"""EnCodec (Défossez et al., arXiv 2210.13438) through transformers: 24 kHz, 32 kHz (MusicGen) and 48 kHz stereo.
+
+Taps: ``encoder``, the continuous output of the encoder, and ``quantized``, the sum of its codewords over all codebooks (the
+checkpoint's highest bandwidth). Both live in the space that the decoder reads, so ``decode`` takes either as it is: edited
+``quantized`` latents are *not* snapped back to codewords, since that would undo small edits.
+
+24 and 32 kHz run over the whole clip. Its memory stays bounded because convolutions run in windows whose halo is wider than
+their receptive field and the LSTM hands its state from window to window; the result is the whole-clip result up to rounding.
+
+48 kHz cuts the clip into chunks of 1 s, 0.99 s apart, and divides each by its loudness. Chunks start every 148.5 frames, so in
+every second chunk the model's frames lie half a frame (3.3 ms) before ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sae_audio.errors import LatentSpaceError, ParameterError
+from sae_audio.latent_spaces.base import Codec
+from sae_audio.spec import LatentSpec
+
+WINDOW = 512
+"""Latent frames per window: about 7 s at 75 Hz."""
+HALO = 8
+"""Latent frames on each side of a window that are computed and thrown away; the widest receptive field is 6 (a causal 7-tap convolution)."""
+CHUNKS_AT_ONCE = 8
+"""1 s chunks of the 48 kHz model that run as one batch."""
+UNKNOWN_SCALE = 0.1
+"""Level given to a decoded 48 kHz chunk whose loudness is not known: an RMS of about -20 dBFS."""
+
+
+class Encodec(Codec):
+    """An EnCodec checkpoint as a codec of continuous latents.
+
+    Build it with ``load`` or ``load_latent_space("encodec-24khz", tap="quantized")``.
+
+    Parameters
+    ----------
+    model : transformers.EncodecModel
+        The model, in evaluation mode.
+    tap : str
+        ``encoder`` or ``quantized``.
+    repo : str
+        What to call the source of the weights in ``spec``.
+    """
+
+    def __init__(self, model: nn.Module, tap: str = "encoder", repo: str = "") -> None:
+        config = model.config
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.spec = LatentSpec(
+            name="encodec",
+            repo=repo,
+            revision=None,
+            sample_rate=config.sampling_rate,
+            channels=config.audio_channels,
+            hop_length=config.hop_length,
+            d_in=config.hidden_size,
+            tap=tap,
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu", tap: str = "encoder") -> Encodec:
+        """Load a folder with ``config.json`` and ``model.safetensors`` in the layout of ``facebook/encodec_*``.
+
+        Both generations of weight-norm names are read. A missing, unexpected or misshapen tensor raises ``LatentSpaceError``.
+        """
+        from transformers import EncodecModel
+
+        for file in ("config.json", "model.safetensors"):
+            if not (Path(folder) / file).is_file():
+                raise LatentSpaceError(f"{folder} has no {file}; an EnCodec folder holds config.json and model.safetensors")
+        options = dict(local_files_only=True, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True)
+        try:
+            with _quiet():
+                model, found = EncodecModel.from_pretrained(folder, **options)
+        except Exception as error:  # a damaged JSON or safetensors file surfaces as one of many classes
+            raise LatentSpaceError(f"{folder} is not a readable EnCodec checkpoint: {_first_line(error)}") from error
+        _check_keys(folder, found)
+        return cls(model.eval().to(device), tap, str(folder))
+
+    @torch.inference_mode()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Return latents ``[B, T, d_in]`` of audio ``[B, channels, N]``; long clips run in windows (see the module)."""
+        self.check_audio(audio)
+        audio = audio.to(self.device, torch.float32)
+        if self.model.config.chunk_length is None:
+            latents = self._tapped(_run(self.model.encoder, audio, self.spec.hop_length, 1))
+        else:
+            latents = torch.cat(self._encode_chunks(audio).latents, dim=-1)[..., self._grid(audio.shape[-1]).owner]
+        return latents.transpose(1, 2).contiguous()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, *, like: Tensor | None = None) -> Tensor:
+        """Return audio ``[B, channels, N]`` of latents ``[B, T, d_in]``, which are decoded as they are, never re-quantised.
+
+        With 48 kHz, ``like`` is encoded again for what the latents do not carry: the loudness of each chunk, and the one or two
+        frames where two chunks overlap (an edit of the latents is added to both). Without it every chunk gets -20 dBFS.
+        """
+        self.check_latents(latents)
+        if like is not None:
+            self._check_like(latents, like)
+        z = latents.to(self.device, torch.float32).transpose(1, 2)
+        n_samples = z.shape[-1] * self.spec.hop_length if like is None else like.shape[-1]
+        if self.model.config.chunk_length is None:
+            return _run(self.model.decoder, z, 1, self.spec.hop_length)[..., :n_samples]
+        return self._decode_chunks(z, n_samples, like)
+
+    def _check_like(self, latents: Tensor, like: Tensor) -> None:
+        self.check_audio(like)
+        frames = self.spec.n_frames(like.shape[-1])
+        if frames != latents.shape[1] or len(like) != len(latents):
+            raise ParameterError(
+                f"like has {len(like)} items of {frames} frames, the latents {len(latents)} of {latents.shape[1]}; "
+                "pass the audio that the latents came from"
+            )
+
+    def _tapped(self, z: Tensor) -> Tensor:
+        """Quantise encoder outputs ``[B, d_in, T]`` if that is the tap; distances to all codewords exist for one window only."""
+        if self.spec.tap == "encoder":
+            return z
+        quantizer, bandwidth = self.model.quantizer, self.model.config.target_bandwidths[-1]
+        return torch.cat([quantizer.decode(quantizer.encode(piece, bandwidth)) for piece in z.split(WINDOW, dim=-1)], dim=-1)
+
+    def _starts(self, n_samples: int) -> range:
+        return range(0, n_samples, self.model.config.chunk_stride)
+
+    def _encode_chunks(self, audio: Tensor) -> Chunks:
+        """Encode each 1 s chunk of ``[B, channels, N]``, divided by the RMS of its mono mix."""
+        pieces = [audio[..., start : start + self.model.config.chunk_length] for start in self._starts(audio.shape[-1])]
+        latents, scales = [], []
+        for batch in _batches(pieces):
+            stacked = torch.cat(batch)
+            scale = stacked.mean(dim=1, keepdim=True).square().mean(dim=-1, keepdim=True).sqrt() + 1e-8
+            latents += self._tapped(self.model.encoder(stacked / scale)).split(len(audio))
+            scales += scale.split(len(audio))
+        return Chunks(latents, scales)
+
+    def _decode_chunks(self, z: Tensor, n_samples: int, like: Tensor | None) -> Tensor:
+        grid = self._grid(n_samples)
+        if like is None:
+            pieces, scales = (
+                [z[..., frames] for frames in grid.frames],
+                [z.new_full((len(z), 1, 1), UNKNOWN_SCALE)] * len(grid.frames),
+            )
+        else:
+            own, scales = self._encode_chunks(like.to(self.device, torch.float32))
+            edit = z - torch.cat(own, dim=-1)[..., grid.owner]
+            pieces = [chunk + edit[..., frames] for chunk, frames in zip(own, grid.frames, strict=True)]
+        decoded = [y for batch in _batches(pieces) for y in self.model.decoder(torch.cat(batch)).split(len(z))]
+        scaled = [y * scale for y, scale in zip(decoded, scales, strict=True)]
+        return _overlap_add(scaled, self.model.config.chunk_stride, n_samples)
+
+    def _grid(self, n_samples: int) -> Grid:
+        """Relate the frames of the chunks to the frames of the clip; a chunk owns its frames up to the middle of an overlap."""
+        config, hop, n_frames = self.model.config, self.spec.hop_length, self.spec.n_frames(n_samples)
+        starts = self._starts(n_samples)
+        lengths = [self.spec.n_frames(min(config.chunk_length, n_samples - start)) for start in starts]
+        first = torch.tensor([(start + hop // 2) // hop for start in starts])
+        frames = [(first[k] + torch.arange(length)).clamp(max=n_frames - 1) for k, length in enumerate(lengths)]
+        index = torch.arange(n_frames)
+        middle = index * hop + hop // 2 - (config.chunk_length - config.chunk_stride) // 2
+        chunk = (middle // config.chunk_stride).clamp(0, len(starts) - 1)
+        before = torch.tensor([0, *lengths]).cumsum(0)
+        return Grid(owner=before[chunk] + index - first[chunk], frames=frames)
+
+
+class Chunks(NamedTuple):
+    """The 1 s chunks of a clip as the 48 kHz model sees them."""
+
+    latents: list[Tensor]
+    """Latents ``[B, d_in, t]`` of each chunk."""
+    scales: list[Tensor]
+    """Loudness ``[B, 1, 1]`` that each chunk was divided by: linear RMS of its mono mix."""
+
+
+class Grid(NamedTuple):
+    """Where the frames of a clip sit in its overlapping chunks."""
+
+    owner: Tensor
+    """int64 ``[T]``: for each frame of the clip, its place in the concatenation of all chunks' frames."""
+    frames: list[Tensor]
+    """int64 ``[t]`` for each chunk: for each of its frames, the frame of the clip."""
+
+
+def _run(net: nn.Module, x: Tensor, step_in: int, step_out: int) -> Tensor:
+    """Run an encoder (``step_in`` samples to a frame) or a decoder (``step_out`` samples from a frame) on ``[B, C, N]``."""
+    layers = list(net.layers)
+    at = next(i for i, layer in enumerate(layers) if hasattr(layer, "lstm"))
+    x = _windows(layers[:at], x, step_in, 1)
+    return _windows(layers[at + 1 :], _lstm(layers[at].lstm, x), 1, step_out)
+
+
+def _windows(layers: list[nn.Module], x: Tensor, step_in: int, step_out: int) -> Tensor:
+    """Run convolutions window by window; equal to running them at once, since the halo covers their receptive field."""
+    total, out = -(-x.shape[-1] // step_in), []
+    for start in range(0, total, WINDOW):
+        first, stop = max(start - HALO, 0), min(start + WINDOW, total)
+        y = x[..., first * step_in : (stop + HALO) * step_in]
+        for layer in layers:
+            y = layer(y)
+        out.append(y[..., (start - first) * step_out : (stop - first) * step_out])
+    return torch.cat(out, dim=-1)
+
+
+def _lstm(lstm: nn.LSTM, x: Tensor) -> Tensor:
+    """Run the residual LSTM over ``[B, C, T]``, its state handed from window to window."""
+    state, out = None, []
+    for piece in x.split(WINDOW, dim=-1):
+        y, state = lstm(piece.permute(2, 0, 1), state)
+        out.append(y.permute(1, 2, 0) + piece)
+    return torch.cat(out, dim=-1)
+
+
+def _batches(pieces: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Group neighbours of equal length, at most ``CHUNKS_AT_ONCE`` of them."""
+    for _, group in groupby(pieces, key=lambda piece: piece.shape[-1]):
+        run = list(group)
+        for start in range(0, len(run), CHUNKS_AT_ONCE):
+            yield run[start : start + CHUNKS_AT_ONCE]
+
+
+def _overlap_add(chunks: list[Tensor], stride: int, n_samples: int) -> Tensor:
+    """Cross-fade chunks ``[B, C, n]`` that start every ``stride`` samples, by triangular weights, into ``n_samples`` samples."""
+    longest = chunks[0].shape[-1]
+    ramp = torch.linspace(0, 1, longest + 2, device=chunks[0].device)[1:-1]
+    weight = 0.5 - (ramp - 0.5).abs()
+    out, total = chunks[0].new_zeros(*chunks[0].shape[:-1], n_samples), weight.new_zeros(n_samples)
+    for k, chunk in enumerate(chunks):
+        start = k * stride
+        length = min(chunk.shape[-1], n_samples - start)
+        out[..., start : start + length] += weight[:length] * chunk[..., :length]
+        total[start : start + length] += weight[:length]
+    return out / total
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' progress bar and load report: what is wrong with a checkpoint is said in one error instead."""
+    from transformers.utils import logging
+
+    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _check_keys(folder: str | Path, found: dict) -> None:
+    """Raise unless every tensor of the model was in the file, every tensor of the file in the model, and all shapes agree."""
+    for problem, keys in (
+        ("lacks", found["missing_keys"]),
+        ("has unknown", found["unexpected_keys"]),
+        ("has misshapen", [key for key, *_ in found["mismatched_keys"]]),
+    ):
+        if keys:
+            named = sorted(keys)
+            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+            raise LatentSpaceError(
+                f"{folder}/model.safetensors {problem} tensors: {', '.join(named[:3])}{more}; "
+                "it does not belong to the config.json beside it"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
