@@ -1,0 +1,72 @@
+"""The étude codec on disk: ``config.json`` and ``model.safetensors`` in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sae_audio.errors import LatentSpaceError, ParameterError
+from sae_audio.etude.codec import CodecConfig, SpectralVAE
+
+
+def save_codec(model: SpectralVAE, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
+    """Write ``config.json`` and ``model.safetensors``, each atomically.
+
+    Parameters
+    ----------
+    model : SpectralVAE
+        The codec.
+    folder : Path
+        Created if needed.
+    dtype : torch.dtype
+        Precision on disk; loading returns to float32. The card has the measured cost of float16.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors.part")
+    os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
+    text = json.dumps({"model": "etude-codec", "format": 1, "codec": model.config.to_dict()}, sort_keys=True, indent=2)
+    (folder / "config.json.part").write_text(text + "\n", encoding="utf-8")
+    os.replace(folder / "config.json.part", folder / "config.json")
+
+
+def load_codec(folder: Path) -> SpectralVAE:
+    """Read a codec on the CPU in float32; a missing, unexpected or misshapen tensor raises ``LatentSpaceError``."""
+    model = SpectralVAE(_read_config(folder / "config.json"))
+    tensors = _read_tensors(folder / "model.safetensors")
+    _check(tensors, model.state_dict(), folder)
+    model.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return model.eval()
+
+
+def _read_config(path: Path) -> CodecConfig:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if (values["model"], values["format"]) != ("etude-codec", 1):
+            raise LatentSpaceError(f"{path} is {values['model']} format {values['format']}; this version reads etude-codec 1")
+        return CodecConfig.from_dict(values["codec"])
+    except (OSError, ValueError, KeyError, TypeError, ParameterError) as error:
+        raise LatentSpaceError(f"{path} is not the config of an étude codec: {error}") from error
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise LatentSpaceError(f"{path} cannot be read: {error}") from error
+
+
+def _check(found: dict[str, Tensor], expected: dict[str, Tensor], folder: Path) -> None:
+    for problem, names in (("misses", expected.keys() - found.keys()), ("has unexpected", found.keys() - expected.keys())):
+        if names:
+            raise LatentSpaceError(f"étude codec in {folder} {problem} tensors: {', '.join(sorted(names))}")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{list(tensor.shape)}; its config asks for {list(expected[name].shape)}"
+            raise LatentSpaceError(f"étude codec in {folder}: {name} has shape {shapes}")

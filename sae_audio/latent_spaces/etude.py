@@ -1,0 +1,83 @@
+"""The étude codec as a latent space: loading, chunked encoding, chunked decoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sae_audio.errors import ParameterError
+from sae_audio.etude.checkpoint import load_codec
+from sae_audio.etude.codec import SpectralVAE
+from sae_audio.latent_spaces.base import Codec
+from sae_audio.spec import LatentSpec
+
+CHUNK = 1500
+"""Latent frames per chunk: 30 s at 50 Hz. A chunk is computed with all the neighbours it depends on, so chunks leave no trace."""
+
+
+class EtudeCodec(Codec):
+    """Phase-free latents ``[B, T, 64]`` at 50 Hz of 16 kHz mono audio: see ``sae_audio.etude.codec``.
+
+    Parameters
+    ----------
+    model : SpectralVAE
+        The network.
+    repo : str
+        Folder that the weights come from.
+    device : str or torch.device
+        Where to compute.
+
+    Examples
+    --------
+    >>> space = EtudeCodec.load(Path("checkpoints/etude-codec"))
+    >>> latents = space.encode(torch.zeros(1, 1, 16_000))
+    >>> latents.shape, space.decode(latents).shape
+    (torch.Size([1, 50, 64]), torch.Size([1, 1, 16000]))
+    """
+
+    def __init__(self, model: SpectralVAE, repo: str, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        cfg = model.config
+        self.spec = LatentSpec("etude-codec", repo, None, cfg.sample_rate, 1, cfg.hop_length, cfg.d_latent, "mean")
+
+    @classmethod
+    def load(cls, folder: Path, device: str | torch.device = "cpu") -> EtudeCodec:
+        """Load ``config.json`` and ``model.safetensors`` of a folder.
+
+        Raises
+        ------
+        LatentSpaceError
+            A file is missing or damaged, or a tensor is missing, unexpected or of the wrong shape; the message names it.
+        """
+        folder = Path(folder)
+        return cls(load_codec(folder), f"{folder.resolve().parent.name}/{folder.resolve().name}", device)
+
+    @torch.inference_mode()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Return latents ``[B, T, 64]`` of audio ``[B, 1, N]``; the same with and without chunks."""
+        self.check_audio(audio)
+        frames, hop, reach = self.spec.n_frames(audio.shape[-1]), self.spec.hop_length, self.model.encoder_reach
+        chunks = []
+        for start in range(0, frames, CHUNK):
+            first, stop = max(start - reach, 0), min(start + CHUNK, frames)
+            piece = audio[:, 0, first * hop : (stop + reach) * hop].to(self.device, torch.float32)
+            chunks.append(self.model.encode(piece)[:, start - first : stop - first])
+        return torch.cat(chunks, dim=1)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, *, like: Tensor | None = None) -> Tensor:
+        """Return audio ``[B, 1, N]`` of latents ``[B, T, 64]``; only the length of ``like`` matters to this codec."""
+        self.check_latents(latents)
+        frames, hop, reach = latents.shape[1], self.spec.hop_length, self.model.decoder_reach
+        length = frames * hop if like is None else like.shape[-1]
+        if self.spec.n_frames(length) != frames:
+            raise ParameterError(f"like has {length} samples, which is {self.spec.n_frames(length)} frames, not {frames}")
+        chunks = []
+        for start in range(0, frames, CHUNK):
+            first, stop = max(start - reach, 0), min(start + CHUNK, frames)
+            piece = latents[:, first : stop + reach].to(self.device, torch.float32)
+            chunks.append(self.model.decode(piece)[:, (start - first) * hop : (stop - first) * hop])
+        return torch.cat(chunks, dim=1)[:, None, :length]
