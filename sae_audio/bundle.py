@@ -1,0 +1,198 @@
+"""A bundle: the SAE of a latent space with everything learned about it, in one folder. Format in ``bundle_format``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from sae_audio.atlas import Atlas
+from sae_audio.bundle_format import (
+    Parts,
+    check,
+    check_saelens,
+    explained,
+    from_files,
+    plain,
+    saelens_files,
+    split_fields,
+    to_files,
+)
+from sae_audio.card import model_card
+from sae_audio.control import ControlVector
+from sae_audio.errors import BundleError
+from sae_audio.probes import Probe
+from sae_audio.properties import Property
+from sae_audio.sae import SAE, SAEConfig, build_sae
+from sae_audio.sealed import read_sealed, write_sealed
+from sae_audio.spec import LatentSpec
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _no_hub(repo_id: str, revision: str | None) -> Path:
+    at = f" --revision {revision}" if revision else ""
+    raise BundleError(
+        f"there is no folder {repo_id}, and this version does not pull from the Hub (that comes with Part 4); "
+        f"run `hf download {repo_id}{at} --local-dir DIR` and give DIR"
+    )
+
+
+fetch: Callable[[str, str | None], Path] = _no_hub
+"""Gets the folder of a Hub repository at a revision; ``hub``, which may use the network, puts its own here."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """An SAE with its probes, control vectors, feature atlas and figures.
+
+    Examples
+    --------
+    >>> from sae_audio.bundle import Bundle
+    >>> bundle = Bundle.from_pretrained("checkpoints/etude")  # doctest: +SKIP
+    >>> print(bundle.atlas.feature(42).name)  # doctest: +SKIP
+    pitch ≈ C5 (0.62 bits, 412 firings)
+    """
+
+    spec: LatentSpec
+    """The latent space that all of it is for."""
+    sae: SAE
+    """The sparse autoencoder, with its input scaling."""
+    properties: dict[str, Property]
+    """Classes of pitch, loudness and brightness, by name."""
+    probes: dict[str, Probe]
+    """Probes by ``property/on``, for example ``pitch/acts`` and the baseline ``pitch/latents``."""
+    controls: dict[str, ControlVector]
+    """Control vectors by property, or by ``property/kind`` for further ones."""
+    atlas: Atlas
+    """What each feature does."""
+    metrics: dict = field(default_factory=dict)
+    """Everything the model card reports, JSON-ready."""
+    provenance: dict = field(default_factory=dict)
+    """Where it comes from: data, seed, versions, git sha, command; JSON-ready."""
+    history: list[dict] = field(default_factory=list)
+    """Rows of the SAE's training history, JSON-ready."""
+    figures: dict[str, bytes] = field(default_factory=dict)
+    """PNG files by name (``training.png``), at most 7."""
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Write the bundle as a folder, whole or not at all; equal bundles give equal bytes.
+
+        Parameters
+        ----------
+        folder : path
+            New, empty, or a bundle that is then replaced.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        BundleError
+            The parts do not fit each other, or the folder holds something else. Nothing is written then.
+        """
+        parts = self._parts()
+        check(parts, str(folder))
+        files = to_files(parts) | saelens_files(self.sae) | self._figures() | {"README.md": model_card(self).encode()}
+        return write_sealed(folder, files)
+
+    save_pretrained = save
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, revision: str | None = None) -> Bundle:
+        """Load a bundle and check all of it.
+
+        Parameters
+        ----------
+        source : path or str
+            Folder of a bundle, or the id ``user/name`` of a Hub repository.
+        revision : str, optional
+            Branch, tag or commit of the repository.
+
+        Returns
+        -------
+        Bundle
+            On the CPU; activations are bit for bit those of the SAE that was saved.
+
+        Raises
+        ------
+        BundleError
+            Missing, damaged, foreign or of another format version; the message says what, and what to do.
+        """
+        folder = Path(source)
+        if not folder.exists() and HUB_ID.fullmatch(str(source)):
+            folder = Path(fetch(str(source), revision))
+        elif revision is not None:
+            raise BundleError(f"{source} is a local path, which has no revision '{revision}'; leave the revision out")
+        files = read_sealed(folder)
+        parts = from_files(files, str(folder))
+        check(parts, str(folder))
+        return cls._from_parts(parts, files, str(folder))
+
+    def _parts(self) -> Parts:
+        probes = {key: split_fields(probe) for key, probe in self.probes.items()}
+        controls = {key: split_fields(control) for key, control in self.controls.items()}
+        config = {
+            "latent_spec": self.spec.to_dict(),
+            "sae": self.sae.config.to_dict(),
+            "properties": {name: prop.to_dict() for name, prop in self.properties.items()},
+            "probes": {key: values for key, (values, _) in probes.items()},
+            "controls": {key: values for key, (values, _) in controls.items()},
+            "provenance": self.provenance,
+        }
+        tensors = {
+            "sae": dict(self.sae.state_dict()),
+            "probes": {f"{key}.{name}": value for key, (_, own) in probes.items() for name, value in own.items()},
+            "control": {f"{key}.{name}": value for key, (_, own) in controls.items() for name, value in own.items()},
+            "atlas": self.atlas.tensors(),
+        }
+        tables = {"config": config, "atlas": self.atlas.table(), "metrics": self.metrics, "history": {"rows": self.history}}
+        return Parts({name: plain(table) for name, table in tables.items()}, tensors)
+
+    @classmethod
+    def _from_parts(cls, parts: Parts, files: dict[str, bytes], where: str) -> Bundle:
+        config, tensors = parts.tables["config"], parts.tensors
+        sae = build_sae(SAEConfig.from_dict(config["sae"]))
+        sae.load_state_dict(tensors["sae"])
+        check_saelens(sae, files, where)
+        with explained(where, "atlas.json"):
+            atlas = Atlas.from_parts(tensors["atlas"], parts.tables["atlas"])
+        with explained(where, "config.json"):
+            probes = {key: Probe(**values, **_own(tensors["probes"], key)) for key, values in config["probes"].items()}
+            controls = {key: _control(values, _own(tensors["control"], key)) for key, values in config["controls"].items()}
+        return cls(
+            spec=LatentSpec.from_dict(config["latent_spec"]),
+            sae=sae.eval(),
+            properties={name: Property.from_dict(values) for name, values in config["properties"].items()},
+            probes=probes,
+            controls=controls,
+            atlas=atlas,
+            metrics=parts.tables["metrics"],
+            provenance=config["provenance"],
+            history=parts.tables["history"]["rows"],
+            figures={name.removeprefix("figures/"): content for name, content in files.items() if name.startswith("figures/")},
+        )
+
+    def _figures(self) -> dict[str, bytes]:
+        for name, content in self.figures.items():
+            if not name.endswith(".png") or not content.startswith(PNG):
+                raise BundleError(
+                    f"figure {name!r} is not a PNG file; give the bytes of plots.png under a name that ends in .png"
+                )
+        return {f"figures/{name}": content for name, content in self.figures.items()}
+
+
+def _own(tensors: dict[str, torch.Tensor], key: str) -> dict[str, torch.Tensor]:
+    """Tensors of one probe or control, by field."""
+    return {name.rpartition(".")[2]: value for name, value in tensors.items() if name.rpartition(".")[0] == key}
+
+
+def _control(values: dict, tensors: dict[str, torch.Tensor]) -> ControlVector:
+    return ControlVector(**{**values, "labels": tuple(values["labels"])}, **tensors)
