@@ -1,0 +1,323 @@
+"""Fill an activation store: load, encode, describe, write; skip what cannot be used; share the work between processes.
+
+Every finished shard counts after a crash, since a shard appears whole or not at all and lists its recordings. Under
+``accelerate launch`` or ``torchrun`` each process takes every ``WORLD_SIZE``-th source and writes shards of its own. The folder
+is the barrier: process 0 writes the index once every source is in some shard, the others wait for that index, so any file
+system that all processes see will do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sae_audio.activations.sources import Recording, Source
+from sae_audio.activations.store import (
+    FORMAT,
+    SPLITS,
+    ActivationStore,
+    Skipped,
+    Stored,
+    read_index,
+    shard_contents,
+    write_index,
+    write_shard,
+)
+from sae_audio.audio import mixdown
+from sae_audio.descriptors import Descriptors, describe
+from sae_audio.errors import DataError, SaeAudioError
+from sae_audio.latent_spaces.base import LatentSpace
+from sae_audio.spec import LatentSpec
+
+BATCH_SECONDS = 60.0
+"""Recordings of equal length are encoded together up to this much audio, in seconds."""
+POLL_SECONDS = 0.2
+"""How often a process looks whether the others are done."""
+
+
+def extract(
+    space: LatentSpace,
+    sources: Iterable[Source],
+    out_dir: str | Path,
+    *,
+    seed: int = 0,
+    tracker: str = "yin",
+    settings: dict | None = None,
+    shard_seconds: float = 300.0,
+    progress: bool = True,
+) -> ActivationStore:
+    """Write the latents and descriptors of every source to a store, or continue a store that was begun.
+
+    Parameters
+    ----------
+    space : LatentSpace
+        Model whose latents are stored.
+    sources : iterable of Source
+        Recordings, see ``audio_sources`` and ``clip_sources``. Those already in the store are not loaded again; those that
+        were skipped before are tried again.
+    out_dir : str or Path
+        Folder of the store; made when it does not exist.
+    seed : int
+        Of the split by name: about 80 / 10 / 10 % of the recordings whose source names no split.
+    tracker : str
+        Pitch tracker, see ``descriptors.describe``.
+    settings : dict, optional
+        Anything else that must be equal when the store is continued; JSON values.
+    shard_seconds : float
+        Audio per shard, in seconds: the most that a crash can cost.
+    progress : bool
+        Show a bar with the time left.
+
+    Returns
+    -------
+    ActivationStore
+        ``store.skipped`` names the recordings that could not be used, with the reason.
+
+    Raises
+    ------
+    DataError
+        No source, two sources of the same name, none usable, or the folder holds a store of another space, other weights or
+        other settings.
+    """
+    sources, out_dir = _checked(sources), Path(out_dir)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    head = _head(space, seed, tracker, settings)
+    _claim(out_dir, head, rank)
+    done, mine = shard_contents(out_dir), sources[rank::world]
+    todo = [source for source in mine if _key(source) not in done]
+    if rank == 0:  # no other process knows which were skipped before this run began, so one process tries them all again
+        todo += [source for source in sources if isinstance(done.get(_key(source)), Skipped)]
+    with tqdm(total=len(mine), initial=len(mine) - len(todo), unit="recording", disable=not progress or rank > 0) as bar:
+        for group in _groups(_measured(space, todo, tracker, bar), shard_seconds * space.spec.frame_rate):
+            _write(out_dir, rank, group, done)
+        if world > 1:
+            bar.set_description("waiting for the other processes")
+        _finish(out_dir, head, sources, rank)
+    return _usable(ActivationStore.open(out_dir))
+
+
+def _checked(sources: Iterable[Source]) -> list[Source]:
+    sources, seen = list(sources), set()
+    if not sources:
+        raise DataError("there is nothing to extract: the list of sources is empty")
+    for source in sources:
+        if source.name in seen:
+            raise DataError(f"two recordings are named '{source.name}'; names must be unique: splits and resuming go by name")
+        if source.split not in (None, *SPLITS):
+            raise DataError(f"'{source.name}' is in split '{source.split}'; splits are {', '.join(SPLITS)}")
+        seen.add(source.name)
+    return sources
+
+
+def _key(source: Source) -> tuple[str, str]:
+    return source.name, source.version
+
+
+def _usable(store: ActivationStore) -> ActivationStore:
+    if not store.entries:
+        first = store.skipped[0]
+        raise DataError(f"none of {len(store.skipped)} recordings could be used; the first, '{first.name}': {first.reason}")
+    return store
+
+
+# What makes two stores the same -----------------------------------------------------------------------------------------------
+
+
+def _head(space: LatentSpace, seed: int, tracker: str, settings: dict | None) -> dict:
+    return {
+        "format": FORMAT,
+        "spec": space.spec.to_dict(),
+        "seed": seed,
+        "tracker": tracker,
+        "settings": json.loads(json.dumps(settings or {})),
+        "signature": _signature(space),
+    }
+
+
+def _signature(space: LatentSpace) -> list[float]:
+    """Mean latent of a quarter second of a fixed sweep: tells other weights under the same name apart."""
+    t = torch.arange(space.spec.sample_rate // 4) / space.spec.sample_rate
+    sweep = 0.3 * torch.sin(2 * math.pi * (200 * t + 4000 * t.square()))
+    return space.encode(sweep.expand(1, space.spec.channels, -1))[0].mean(dim=0).tolist()
+
+
+def _claim(out_dir: Path, head: dict, rank: int) -> None:
+    """Begin a store, or check that the one in the folder is of the same space, weights and settings."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    if (out_dir / "index.json").exists():
+        _check_same(out_dir, read_index(out_dir), head)
+    elif rank == 0:
+        write_index(out_dir, {**head, "recordings": [], "skipped": [], "complete": False})
+
+
+def _check_same(out_dir: Path, stored: dict, wanted: dict) -> None:
+    for key in ("spec", "seed", "tracker", "settings"):
+        if stored[key] != wanted[key]:
+            before, now = _difference(stored[key], wanted[key])
+            raise DataError(f"{out_dir} was extracted with {key} {before}, not {now}; use another folder or delete this one")
+    before, now = torch.tensor(stored["signature"]), torch.tensor(wanted["signature"])
+    # Another device rounds differently, by far less than this; other weights differ by far more.
+    if (before - now).abs().max() > 0.02 * before.abs().max():
+        name = wanted["spec"]["name"]
+        raise DataError(f"{out_dir} was extracted with other weights of '{name}'; use another folder or delete this one")
+
+
+def _difference(before: Any, now: Any) -> tuple[Any, Any]:
+    """Reduce two dictionaries to the entries that differ."""
+    if not isinstance(before, dict):
+        return before, now
+    keys = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    return {key: before.get(key) for key in keys}, {key: now.get(key) for key in keys}
+
+
+# From sources to frames -------------------------------------------------------------------------------------------------------
+
+
+class _Loaded(NamedTuple):
+    source: Source
+    recording: Recording | None = None  # None where it could not be used
+    audio: Tensor = torch.empty(1, 1, 0)  # [1, C, N] as the space takes it
+    reason: str = ""
+
+
+class _Frames(NamedTuple):
+    source: Source
+    tensors: dict[str, Tensor]  # latents [T, d_in], f0, rms, centroid [T]; T = 0 where it could not be used
+    reason: str = ""
+
+
+def _measured(space: LatentSpace, sources: Sequence[Source], tracker: str, bar: tqdm) -> Iterator[_Frames]:
+    for batch in _batches((_load(source, space.spec) for source in sources), BATCH_SECONDS * space.spec.sample_rate):
+        yield from _measure(space, batch, tracker)
+        bar.update(len(batch))
+
+
+def _load(source: Source, spec: LatentSpec) -> _Loaded:
+    try:
+        recording = source.load()
+        return _Loaded(source, recording, mixdown(recording.sound, spec))
+    except SaeAudioError as error:
+        return _Loaded(source, reason=" ".join(str(error).split()))
+
+
+def _batches(items: Iterable[_Loaded], max_samples: float) -> Iterator[list[_Loaded]]:
+    """Group neighbours of equal length, at most ``max_samples`` samples together."""
+    batch: list[_Loaded] = []
+    for item in items:
+        length = item.audio.shape[-1]
+        if batch and (length != batch[0].audio.shape[-1] or (len(batch) + 1) * length > max_samples):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _measure(space: LatentSpace, batch: list[_Loaded], tracker: str) -> Iterator[_Frames]:
+    """Encode and describe recordings of equal length."""
+    if batch[0].recording is None:
+        nothing = {"latents": torch.zeros(0, space.spec.d_in), **{name: torch.zeros(0) for name in Descriptors._fields}}
+        yield from (_Frames(item.source, nothing, item.reason) for item in batch)
+        return
+    audio = torch.cat([item.audio for item in batch]).to(space.device)
+    latents = space.encode(audio).cpu()
+    described = describe(audio, space.spec.sample_rate, space.spec.hop_length, tracker=tracker)._asdict()
+    for i, item in enumerate(batch):
+        tensors = {"latents": latents[i], **{name: values[i].cpu() for name, values in described.items()}}
+        if item.recording.f0 is not None:
+            tensors["f0"] = _on_grid(item.recording, space.spec, latents.shape[1])
+        yield _Frames(item.source, tensors)
+
+
+def _on_grid(recording: Recording, spec: LatentSpec, n_frames: int) -> Tensor:
+    """Take for each latent frame the exact f0 of the label frame that its centre falls into."""
+    centres = (torch.arange(n_frames, dtype=torch.float64) + 0.5) / spec.frame_rate
+    return recording.f0[(centres * recording.f0_rate).long().clamp(max=len(recording.f0) - 1)]
+
+
+# From frames to the store -----------------------------------------------------------------------------------------------------
+
+
+def _groups(measured: Iterable[_Frames], shard_frames: float) -> Iterator[list[_Frames]]:
+    """Collect recordings until they fill a shard."""
+    group, total = [], 0
+    for frames in measured:
+        group.append(frames)
+        total += len(frames.tensors["f0"])
+        if total >= shard_frames:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
+
+
+def _write(out_dir: Path, rank: int, group: list[_Frames], done: dict) -> None:
+    """Write a shard, without the recordings that were found unusable again."""
+    group = [item for item in group if not (item.reason and _key(item.source) in done)]
+    if group:
+        tensors = {name: torch.cat([item.tensors[name] for item in group]) for name in group[0].tensors}
+        write_shard(out_dir, rank, tensors, [(*_key(item.source), len(item.tensors["f0"]), item.reason) for item in group])
+
+
+def _finish(out_dir: Path, head: dict, sources: list[Source], rank: int) -> None:
+    """Process 0 waits until every source is in a shard and writes the index; the others wait for that index."""
+    wanted = [_key(source) for source in sources]
+    if rank > 0:
+        while not _indexed(out_dir, wanted):
+            time.sleep(POLL_SECONDS)
+        return
+    while set(wanted) - (found := shard_contents(out_dir)).keys():
+        time.sleep(POLL_SECONDS)
+    entries = [found[key] for key in wanted]
+    stored = _with_splits([entry for entry in entries if isinstance(entry, Stored)], sources, head["seed"])
+    skipped = [entry for entry in entries if isinstance(entry, Skipped)]
+    lists = {"recordings": [entry._asdict() for entry in stored], "skipped": [entry._asdict() for entry in skipped]}
+    write_index(out_dir, {**head, **lists, "complete": True})
+
+
+def _indexed(out_dir: Path, wanted: list[tuple[str, str]]) -> bool:
+    """Say whether the index is that of this run."""
+    if not (out_dir / "index.json").exists():
+        return False
+    index = read_index(out_dir)
+    return {(entry["name"], entry["version"]) for entry in chain(index["recordings"], index["skipped"])} == set(wanted)
+
+
+def _with_splits(entries: list[Stored], sources: list[Source], seed: int) -> list[Stored]:
+    """Give each recording its split: the source's own, else by the hash of its name."""
+    given = {source.name: source.split for source in sources if source.split}
+    hashed = _hashed_splits([entry.name for entry in entries if entry.name not in given], seed)
+    return [entry._replace(split=(given | hashed)[entry.name]) for entry in entries]
+
+
+def _hashed_splits(names: list[str], seed: int) -> dict[str, str]:
+    """Split names by hash. A split left empty takes from the largest the name next to it, if there are names for all."""
+    place = {name: _place(name, seed) for name in names}
+    split = {name: _split_at(u) for name, u in place.items()}
+    for empty in [name for name in SPLITS if name not in split.values()] if len(names) >= len(SPLITS) else []:
+        largest = max(SPLITS, key=lambda name: list(split.values()).count(name))
+        nearest = min if empty == "train" else max
+        split[nearest((name for name in names if split[name] == largest), key=place.get)] = empty
+    return split
+
+
+def _place(name: str, seed: int) -> float:
+    """Map a name to [0, 1), evenly and for good."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") / 2**64
+
+
+def _split_at(place: float) -> str:
+    if place < SPLITS["train"]:
+        return "train"
+    return "validation" if place < SPLITS["train"] + SPLITS["validation"] else "test"

@@ -1,0 +1,166 @@
+"""Where recordings come from: folders of sound files, clips of the étude corpus, or anything shaped like ``Source``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from sae_audio.audio import MAX_MINUTES, Sound, read
+from sae_audio.errors import DataError
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
+
+
+class Recording(NamedTuple):
+    """What a source loads."""
+
+    sound: Sound
+    """The audio at its own rate and channels."""
+    f0: Tensor | None = None
+    """[T'] exact fundamental in Hz, NaN where there is no single pitch; None: the pitch tracker measures it."""
+    f0_rate: float = 0.0
+    """Frames per second of ``f0``, in Hz; frame ``i`` is centred at ``(i + 1/2) / f0_rate`` seconds."""
+
+
+class Source(Protocol):
+    """A recording that is loaded when its turn comes."""
+
+    name: str
+    """Stable and unique: decides the split and what a resumed extraction need not do again."""
+    split: str | None
+    """``train``, ``validation``, ``test``, or None to go by the hash of the name."""
+    version: str
+    """Changes when the content changes; a recording of another version is extracted again. Constant during a run."""
+
+    def load(self) -> Recording:
+        """Return the audio; a ``SaeAudioError`` skips the recording."""
+
+
+@dataclass(frozen=True)
+class AudioSource:
+    """A sound file; ``audio_sources`` finds them."""
+
+    name: str
+    """Path relative to the folder that was searched."""
+    path: Path
+    """The file."""
+    version: str
+    """Size in bytes and time of the last change."""
+    split: str | None = None
+    """``train``, ``validation``, ``test``, or None to go by the hash of the name."""
+    max_minutes: float = MAX_MINUTES
+    """Longer files are skipped, in minutes."""
+
+    def load(self) -> Recording:
+        """Read the file."""
+        return Recording(read(self.path, max_minutes=self.max_minutes))
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """A clip of the étude corpus, rendered when its turn comes; its exact pitch replaces the tracker's."""
+
+    clip: Any
+    """Has ``name``, ``split``, ``render() -> [N]`` and ``f0 [T']``."""
+    sample_rate: int = 16_000
+    """Of the rendered audio, in Hz."""
+    frame_rate: float = 50.0
+    """Of ``f0``, in Hz."""
+    version: str = ""
+    """Changes when the same name comes to mean another sound."""
+
+    @property
+    def name(self) -> str:
+        """Name of the clip."""
+        return self.clip.name
+
+    @property
+    def split(self) -> str | None:
+        """Split of the clip."""
+        return self.clip.split
+
+    def load(self) -> Recording:
+        """Render the clip."""
+        samples = torch.as_tensor(self.clip.render(), dtype=torch.float32)
+        return Recording(Sound(samples[None], self.sample_rate), torch.as_tensor(self.clip.f0).float(), self.frame_rate)
+
+
+def audio_sources(paths: str | Path | Iterable[str | Path], *, max_minutes: float = MAX_MINUTES) -> list[AudioSource]:
+    """Find sound files (wav, flac, ogg, mp3, aiff) in folders, recursively, and take files as they are.
+
+    Parameters
+    ----------
+    paths : path or iterable of paths
+        Folders and files. A file's name is its path relative to its folder, with the folder's own name in front when there is
+        more than one path. Hidden files and folders are left out.
+    max_minutes : float
+        Longer files are skipped during extraction, in minutes.
+
+    Returns
+    -------
+    list of AudioSource
+        Sorted by name.
+
+    Raises
+    ------
+    DataError
+        A path does not exist, or there is no sound file in any of them.
+    """
+    roots = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
+    found = [source for root in roots for source in _in_root(root, len(roots) > 1, max_minutes)]
+    if not found:
+        where = ", ".join(str(root) for root in roots) or "an empty list of paths"
+        raise DataError(f"no sound file in {where}; looked for {', '.join(SUFFIXES)} in all subfolders")
+    return sorted(found, key=lambda source: source.name)
+
+
+def _in_root(root: Path, prefixed: bool, max_minutes: float) -> list[AudioSource]:
+    if not root.exists():
+        raise DataError(f"'{root}' does not exist; give a folder of sound files or a sound file")
+    if root.is_file():
+        return [AudioSource(root.name, root, _version(root), max_minutes=max_minutes)]
+    prefix = f"{root.resolve().name}/" if prefixed else ""
+    return [
+        AudioSource(prefix + path.relative_to(root).as_posix(), path, _version(path), max_minutes=max_minutes)
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not _hidden(path.relative_to(root))
+    ]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _version(path: Path) -> str:
+    stat = path.stat()
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def clip_sources(
+    clips: Iterable[Any], *, sample_rate: int = 16_000, frame_rate: float = 50.0, version: str = ""
+) -> list[ClipSource]:
+    """Wrap clips of the étude corpus, or anything with ``name``, ``split``, ``render() -> [N]`` and ``f0 [T']``.
+
+    Parameters
+    ----------
+    clips : iterable
+        For example ``sae_audio.etude.corpus.corpus(minutes=10, seed=0)``.
+    sample_rate : int
+        Of the rendered audio, in Hz.
+    frame_rate : float
+        Of ``f0``, in Hz.
+    version : str
+        Anything that changes when the same names come to mean other sounds.
+
+    Returns
+    -------
+    list of ClipSource
+        In the order of the clips.
+    """
+    return [ClipSource(clip, sample_rate, frame_rate, version) for clip in clips]
