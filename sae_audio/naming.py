@@ -82,7 +82,7 @@ def entropy(counts: Tensor) -> Tensor:
     """
     counts = counts.double()
     p = counts / counts.sum(-1, keepdim=True).clamp(min=1)
-    return -torch.special.xlogy(p, p).sum(-1) / math.log(2)
+    return torch.special.entr(p).sum(-1) / math.log(2)
 
 
 def mutual_information(fired: Tensor, frames: Tensor, runs: int | None = None) -> Tensor:
