@@ -234,12 +234,14 @@ def _lowpass(x: Tensor, sample_rate: int, ratio: Fraction) -> Tensor:
 
 def _yin_frames(frames: Tensor, window: int, lags: int, rate: float) -> Tensor:
     """f0 [B, t] of frames [B, t, window + lags + 1]."""
-    difference = _difference(frames - frames.mean(-1, keepdim=True), window)  # [B, t, lags + 2]
+    frames = frames - frames.mean(-1, keepdim=True)  # d(lag) does not see the mean, but float32 would
+    difference = _difference(frames, window)  # [B, t, lags + 2]
     normalised = _cumulative_mean_normalised(difference)
     lag = _first_dip(normalised, math.floor(rate / F0_MAX), lags)  # [B, t, 1]
     period = lag[..., 0] + _parabola(difference, lag)
-    aperiodicity = normalised.gather(-1, lag)[..., 0]
-    return torch.where(aperiodicity < VOICED, rate / period, torch.nan)
+    silent = to_db(frames.square().mean(-1).sqrt()) < SILENCE_DB
+    unvoiced = silent | (normalised.gather(-1, lag)[..., 0] > VOICED)
+    return torch.where(unvoiced, torch.nan, rate / period)
 
 
 def _difference(frames: Tensor, window: int) -> Tensor:

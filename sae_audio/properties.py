@@ -91,7 +91,7 @@ class Property:
         if self.scale == "linear":
             return descriptors.rms
         if self.scale == "Hz":
-            return 2 ** axis_values(descriptors, "brightness")
+            return _audible(descriptors.centroid, descriptors)
         return axis_values(descriptors, self.name)
 
     def classes(self, descriptors: Descriptors) -> Tensor:
@@ -195,13 +195,12 @@ def axis_values(descriptors: Descriptors, name: str) -> Tensor:
     Tensor, the same shape
         NaN where undefined: pitch of unvoiced frames, pitch and brightness of frames below -60 dBFS.
     """
-    level = to_db(descriptors.rms)
     if name == "loudness":
-        return level
+        return to_db(descriptors.rms)
     if name not in ("pitch", "brightness"):
         raise ParameterError(f"property is '{name}'; use pitch, loudness or brightness")
     values = hz_to_midi(descriptors.f0) if name == "pitch" else torch.log2(descriptors.centroid)
-    return torch.where(level < SILENCE_DB, torch.nan, values)
+    return _audible(values, descriptors)
 
 
 def honest_properties(descriptors: Descriptors | None = None) -> dict[str, Property]:
@@ -251,11 +250,10 @@ def paper_properties(descriptors: Descriptors) -> dict[str, Property]:
     ParameterError
         The data has no range: one value only, or no frame with sound.
     """
-    rms, centroid = descriptors.rms, 2 ** axis_values(descriptors, "brightness")
     return {
         "pitch": _pitch(),
-        "loudness": _equal_width("loudness", "amplitude", rms, "linear"),
-        "brightness": _equal_width("brightness", "Hz", centroid, "Hz"),
+        "loudness": _equal_width("loudness", "amplitude", descriptors.rms, "linear"),
+        "brightness": _equal_width("brightness", "Hz", _audible(descriptors.centroid, descriptors), "Hz"),
     }
 
 
@@ -292,6 +290,10 @@ def note_name(midi: float) -> str:
     """
     nearest = math.floor(midi + 0.5)
     return f"{NOTES[nearest % 12]}{nearest // 12 - 1}"
+
+
+def _audible(values: Tensor, descriptors: Descriptors) -> Tensor:
+    return torch.where(to_db(descriptors.rms) < SILENCE_DB, torch.nan, values)
 
 
 def _pitch() -> Property:
