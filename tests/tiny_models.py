@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from sae_audio.latent_spaces import LatentSpace, load_latent_space
+
 ENCODEC = {
     "encodec-24khz": dict(sampling_rate=24_000, audio_channels=1),
     "encodec-32khz": dict(
@@ -17,25 +19,51 @@ ENCODEC = {
     ),
 }  # fmt: skip
 """What makes each public checkpoint different, as in its config.json."""
-TINY = dict(num_filters=2, hidden_size=8, codebook_size=16)
+BANDWIDTHS = [1.8, 21.6]
+"""kbit/s of the tiny codebooks: 48, 72 and 24 of them at the highest."""
+
+
+CODEWORD = {"encodec-24khz": 0.05, "encodec-32khz": 0.05, "encodec-48khz": 0.1}
+"""Size of the first codebook's words: that of the tiny encoders' outputs."""
 
 
 def tiny_encodec(folder: Path, name: str, **overrides) -> Path:
     """Save a tiny EnCodec of the kind ``name`` in ``folder`` and return the folder; ``overrides`` go into its config."""
     from transformers import EncodecConfig, EncodecModel
 
-    values = {**ENCODEC[name], **TINY, "target_bandwidths": [0.6, 2.4], **overrides}
+    sizes = dict(num_filters=2, hidden_size=8, codebook_size=64, target_bandwidths=BANDWIDTHS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = EncodecModel(EncodecConfig(**values))
-        for layer in model.quantizer.layers:
-            layer.codebook.embed.normal_(std=0.2)
+        model = EncodecModel(EncodecConfig(**{**ENCODEC[name], **sizes, **overrides}))
+        for parameter in model.parameters():  # larger than the default, so that outputs follow the input, not the biases
+            parameter.data.mul_(1.5 if parameter.ndim > 1 else 0.1)
+        for q, layer in enumerate(model.quantizer.layers):
+            layer.codebook.embed.normal_(std=CODEWORD[name] * 0.93**q)
     model.save_pretrained(folder)
     return folder
 
 
-def click(n_samples: int, at: int, channels: int = 1) -> torch.Tensor:
-    """One sample of height 1 in silence: ``[1, channels, n_samples]``."""
-    audio = torch.zeros(1, channels, n_samples)
-    audio[..., at] = 1.0
-    return audio
+def tiny_etude(folder: Path, name: str = "etude-codec") -> Path:
+    """Save a tiny étude codec in ``folder`` and return the folder."""
+    from sae_audio.etude.checkpoint import save_codec
+    from sae_audio.etude.codec import CodecConfig, SpectralVAE
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SpectralVAE(CodecConfig(d_latent=8, width=8, encoder_blocks=1, decoder_blocks=1, phase_iterations=2))
+    save_codec(model, folder)
+    return folder
+
+
+BUILDERS = {"etude-codec": tiny_etude, **dict.fromkeys(ENCODEC, tiny_encodec)}
+"""How to build a tiny model of each latent space."""
+
+
+def tiny_space(folder: Path, name: str, tap: str | None = None, **overrides) -> LatentSpace:
+    """Build a tiny model in ``folder`` and load it through ``load_latent_space``."""
+    return load_latent_space(name, tap=tap, source=BUILDERS[name](folder, name, **overrides))
+
+
+def noise(*shape: int, seed: int = 0, level: float = 0.1) -> torch.Tensor:
+    """Seeded white noise of the given RMS."""
+    return level * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

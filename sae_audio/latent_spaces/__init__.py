@@ -8,6 +8,8 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.base import Codec, LatentSpace
 
@@ -129,7 +131,8 @@ def load_latent_space(
     folder, repo, commit = _find(name, row, source, revision)
     options = {} if tap in (None, row.taps[0]) else {"tap": tap}
     adapter = getattr(importlib.import_module(row.module), row.adapter)
-    space = adapter.load(folder, device=device, **options)
+    with torch.random.fork_rng(devices=[]):  # building a network draws initial weights that the checkpoint then replaces
+        space = adapter.load(folder, device=device, **options)
     space.spec = replace(space.spec, name=name, repo=repo, revision=commit)
     _check_geometry(name, row, space)
     return space

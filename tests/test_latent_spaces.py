@@ -1,0 +1,188 @@
+"""What holds for every latent space, on tiny real models; and what ``load_latent_space`` says when it cannot load one."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import BUILDERS, noise, tiny_encodec, tiny_space
+
+from sae_audio.errors import LatentSpaceError, ParameterError
+from sae_audio.latent_spaces import CHECKPOINTS, SPACES, Codec, load_latent_space
+
+ALL_SPACES = [(name, tap) for name, row in SPACES.items() for tap in row.taps]
+ALL_CODECS = [(name, tap) for name, tap in ALL_SPACES]  # every space so far can be decoded
+# A random 7-tap last convolution can put its largest tap anywhere; a trained one looks at the frame itself.
+OVERRIDES = {name: dict(last_kernel_size=1) for name in SPACES if name.startswith("encodec")}
+MADE = {}
+
+
+@pytest.fixture
+def space(request, tmp_path_factory):
+    if request.param not in MADE:
+        name, tap = request.param
+        MADE[request.param] = tiny_space(tmp_path_factory.mktemp(name), name, tap, **OVERRIDES.get(name, {}))
+    return MADE[request.param]
+
+
+every_space = pytest.mark.parametrize("space", ALL_SPACES, ids=":".join, indirect=True)
+every_codec = pytest.mark.parametrize("space", ALL_CODECS, ids=":".join, indirect=True)
+
+
+def test_every_row_has_a_tiny_model():
+    assert BUILDERS.keys() == SPACES.keys()
+
+
+@every_space
+def test_spec_is_that_of_the_row(space):
+    row = SPACES[space.spec.name]
+    assert (space.spec.sample_rate, space.spec.channels, space.spec.hop_length) == (row.sample_rate, row.channels, row.hop_length)
+    assert space.spec.tap in row.taps and space.spec.revision is None and Path(space.spec.repo).is_dir()
+
+
+@every_space
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+@pytest.mark.parametrize("frames", [2, 37, 200])
+def test_frames_are_samples_over_hop_rounded_up(space, frames, extra):
+    samples = frames * space.spec.hop_length + extra
+    latents = space.encode(noise(2, space.spec.channels, samples))
+    assert latents.shape == (2, frames + (extra > 0), space.spec.d_in)
+    assert latents.dtype == torch.float32 and latents.isfinite().all()
+
+
+@every_codec
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_decode_returns_the_exact_length(space, extra):
+    assert isinstance(space, Codec)
+    audio = noise(2, space.spec.channels, 160 * space.spec.hop_length + extra)
+    latents = space.encode(audio)
+    assert space.decode(latents, like=audio).shape == audio.shape
+    decoded = space.decode(latents)
+    assert decoded.shape == (2, space.spec.channels, latents.shape[1] * space.spec.hop_length)
+    assert decoded.dtype == torch.float32 and decoded.isfinite().all()
+
+
+@every_space
+@pytest.mark.parametrize("frame", [5, 16, 29, 160])
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_click_changes_the_latents_at_its_own_frame(space, frame, place):
+    hop = space.spec.hop_length
+    before = noise(1, space.spec.channels, 170 * hop, level=0.01)
+    after = before.clone()
+    after[..., int((frame + place) * hop)] += 1.0
+    change = (space.encode(after) - space.encode(before)).norm(dim=-1)[0]
+    assert abs(int(change.argmax()) - frame) <= 1
+
+
+@every_space
+def test_items_of_a_batch_do_not_mix(space):
+    audio = noise(3, space.spec.channels, 40 * space.spec.hop_length + 5)
+    alone = torch.cat([space.encode(item[None]) for item in audio])
+    torch.testing.assert_close(space.encode(audio), alone, rtol=1e-4, atol=1e-5)
+
+
+@every_codec
+def test_decoding_follows_the_latents(space):
+    audio = noise(1, space.spec.channels, 40 * space.spec.hop_length)
+    latents = space.encode(audio)
+    assert not torch.allclose(space.decode(latents, like=audio), space.decode(latents + latents.std(), like=audio), rtol=1e-3)
+
+
+@every_space
+@pytest.mark.parametrize("shape", [(1, 3, 1000), (1000,), (1, 1, 0)])
+def test_audio_of_another_shape_is_refused(space, shape):
+    with pytest.raises(ParameterError, match=r"takes audio \[B"):
+        space.encode(torch.zeros(shape))
+
+
+@every_codec
+def test_latents_of_another_shape_are_refused(space):
+    with pytest.raises(ParameterError, match="decodes latents"):
+        space.decode(torch.zeros(1, 5, space.spec.d_in + 1))
+    with pytest.raises(ParameterError, match="like has"):
+        space.decode(torch.zeros(1, 5, space.spec.d_in), like=torch.zeros(1, space.spec.channels, 9 * space.spec.hop_length))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_loading_is_quiet_and_leaves_the_random_state_alone(name, tmp_path, capfd):
+    folder = BUILDERS[name](tmp_path, name)
+    capfd.readouterr()
+    before = torch.get_rng_state()
+    space = load_latent_space(name, source=folder)
+    assert torch.equal(before, torch.get_rng_state())
+    assert capfd.readouterr() == ("", "")
+    assert space.spec.tap == SPACES[name].taps[0]
+
+
+# What can go wrong ------------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_name_suggests_a_near_one_and_lists_the_known():
+    with pytest.raises(LatentSpaceError, match="did you mean 'encodec-24khz'") as caught:
+        load_latent_space("Encodec_24kHz")
+    assert all(name in str(caught.value) for name in SPACES)
+    with pytest.raises(LatentSpaceError, match="'x' is unknown; Known: etude-codec"):
+        load_latent_space("x")
+
+
+def test_unknown_tap_lists_the_known():
+    with pytest.raises(LatentSpaceError, match="no tap 'quantised'; did you mean 'quantized'. Known: encoder, quantized"):
+        load_latent_space("encodec-24khz", tap="quantised")
+
+
+def test_missing_package_names_the_command(monkeypatch):
+    monkeypatch.setitem(SPACES, "x", replace(SPACES["encodec-24khz"], packages=("no_such_package",)))
+    with pytest.raises(LatentSpaceError, match="pip install no_such_package"):
+        load_latent_space("x")
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", Path("no/folder"), "./here", "~/x/y", "checkpoints/a/b"])
+def test_missing_folder_is_named(source):
+    with pytest.raises(LatentSpaceError, match="is not a folder") as caught:
+        load_latent_space("encodec-24khz", source=source)
+    assert str(source) in str(caught.value)
+
+
+def test_a_folder_has_no_revisions(tmp_path):
+    with pytest.raises(LatentSpaceError, match="only Hub repositories have revisions"):
+        load_latent_space("encodec-24khz", source=tmp_path, revision="main")
+
+
+def test_a_checkpoint_of_another_space_is_refused(tmp_path):
+    folder = tiny_encodec(tmp_path, "encodec-48khz")
+    with pytest.raises(LatentSpaceError, match="sample_rate 48000, but 'encodec-24khz' has 24000"):
+        load_latent_space("encodec-24khz", source=folder)
+
+
+def test_shipped_models_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert CHECKPOINTS.parent == Path(__file__).resolve().parents[1]
+    assert load_latent_space("etude-codec").spec.repo == "checkpoints/etude-codec"
+
+
+def test_a_shipped_model_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setitem(SPACES, "x", replace(SPACES["etude-codec"], source="no-such-model"))
+    with pytest.raises(LatentSpaceError, match="checkpoints/no-such-model does not exist; run from a clone"):
+        load_latent_space("x")
+
+
+def test_hub_out_of_reach_is_one_line_without_the_token(tmp_path):
+    code = "from sae_audio.latent_spaces import load_latent_space; load_latent_space('encodec-24khz', revision='v1')"
+    settings = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_verysecret"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **settings}, cwd=CHECKPOINTS.parent
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("sae_audio.errors.LatentSpaceError: 'encodec-24khz' could not be fetched from Hub repository")
+    assert "'facebook/encodec_24khz' at revision 'v1'" in last and "source=FOLDER" in last
+    assert "verysecret" not in done.stderr + done.stdout
+
+
+def test_offline_mode_is_one_line_with_the_remedy(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(LatentSpaceError, match="run `hf download facebook/encodec_24khz`") as caught:
+        load_latent_space("encodec-24khz", revision="no-such-revision")
+    assert "\n" not in str(caught.value)
