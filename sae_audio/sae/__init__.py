@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from sae_audio.errors import ParameterError
 from sae_audio.sae.base import SAE, BatchResult, SAEConfig, SparseActs
+from sae_audio.sae.batch_topk import BatchTopKSAE
 from sae_audio.sae.jumprelu import JumpReluSAE
+from sae_audio.sae.matryoshka import MatryoshkaSAE
 from sae_audio.sae.relu import ReluSAE
 from sae_audio.sae.relu_rmsnorm import ReluRMSNormSAE
 from sae_audio.sae.topk import TopKSAE
@@ -15,7 +17,9 @@ VARIANTS: dict[str, type[SAE]] = {
     "relu": ReluSAE,
     "relu_rmsnorm": ReluRMSNormSAE,
     "topk": TopKSAE,
+    "batch_topk": BatchTopKSAE,
     "jumprelu": JumpReluSAE,
+    "matryoshka": MatryoshkaSAE,
 }
 
 

@@ -41,7 +41,7 @@ class SAEConfig:
     l1_on: str = "pre"
     """``relu_rmsnorm``: L1 on the activations before the RMSNorm (``pre``, as published) or after it (``post``)."""
     l0_coefficient: float = 1.0
-    """λ of λ·(l0/k − 1)², or of λ·l0 where k is None (``jumprelu``)."""
+    """λ of λ·d_in·(l0/k − 1)², or of λ·l0 where k is None (``jumprelu``)."""
     bandwidth: float = 0.1
     """Width of the window in which a pre-activation moves the threshold (``jumprelu``), in units of x̃."""
     prefixes: tuple[int, ...] | None = None
@@ -226,15 +226,25 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def fit_start(self, x: Tensor) -> None:
-        """Set b_dec to the geometric median of latents ``[N, d_in]`` and scale W_enc so that reconstructions have their length.
+        """Set b_dec to the geometric median of latents ``[N, d_in]``; scale the start so that reconstructions have their length.
 
         Without the least-squares scale a tied, unit-norm start reconstructs several times too long (FVU 7 instead of 0.2).
         """
         x = self.standardise(x)
         if self.config.decoder_bias:
             self.b_dec.copy_(geometric_median(x))
-        reconstruction = self.reconstruct(self.activate(self.pre_acts(x))) - self.b_dec
-        self.W_enc.mul_(least_squares_scale(reconstruction, x - self.b_dec))
+        z = self.pre_acts(x)
+        self.fit_threshold(z)
+        scale = least_squares_scale(self.reconstruct(self.activate(z)) - self.b_dec, x - self.b_dec)
+        self.scale_start(scale)
+        self.fit_threshold(z * scale)
+
+    def fit_threshold(self, z: Tensor) -> None:
+        """Set what decides when a feature is active from pre-activations ``[N, d_sae]`` (variants with a threshold)."""
+
+    def scale_start(self, scale: Tensor) -> None:
+        """Make reconstructions ``scale`` times as long, before training."""
+        self.W_enc.mul_(scale)
 
     def backward(self, x: Tensor, dead: Tensor, sparsity: float = 1.0) -> BatchResult:
         """Write the gradients of one batch's loss to every parameter's ``.grad``.

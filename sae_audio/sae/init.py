@@ -40,3 +40,18 @@ def least_squares_scale(reconstruction: Tensor, target: Tensor) -> Tensor:
     power = reconstruction.pow(2).sum()
     scale = (reconstruction * target).sum() / power
     return torch.where((power > 0) & (scale > 0), scale, torch.ones_like(scale))
+
+
+def threshold_for_l0(z: Tensor, l0: int, rows: int = 512) -> float:
+    """Return the threshold, 0 or more, that leaves ``l0`` entries per row above it on average.
+
+    Parameters
+    ----------
+    z : Tensor [N, d]
+        Pre-activations; the first ``rows`` rows are looked at.
+    l0 : int
+        Active entries per row.
+    """
+    values = z[:rows].flatten()
+    kept = min(l0 * len(z[:rows]), len(values))
+    return max(0.0, float(values.topk(kept, sorted=False).values.min()))

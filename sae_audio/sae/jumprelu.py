@@ -1,8 +1,10 @@
 """JumpReLU SAE (arXiv 2407.14435):  a = z·1[z > θ], θ learned per feature with straight-through gradients.
 
-    loss = mean‖x̃ − x̂‖² + λ·(l0/k − 1)²  with a target k (arXiv 2410.xxxx of the same group), or + λ·l0 without
+    loss = mean‖x̃ − x̂‖² + λ·d_in·(l0/k − 1)²  where a target k is set, else + λ·l0
     ∂a/∂θ  := −(θ/ε)·1[|z − θ| < ε/2]        ∂l0/∂θ := −(1/ε)·1[|z − θ| < ε/2]
 
+A target says what is wanted; the λ that gives some l0 differs from data to data and saturates. d_in is the variance of x̃, so that
+λ = 1 weighs missing the target by 100 % like reconstructing nothing.
 θ itself is learned, not its logarithm: Adam moves every parameter by about the learning rate per step, so a logarithm would
 move θ by a thousandth of itself. θ starts where the first batch has the target l0, and stays at 0 or above.
 """
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sae_audio.sae.base import SAE, SAEConfig
+from sae_audio.sae.init import threshold_for_l0
 
 
 class Jump(torch.autograd.Function):
@@ -64,19 +67,14 @@ class JumpReluSAE(SAE):
         return Jump.apply(z, self.threshold, self.config.bandwidth)
 
     def penalty(self, z: Tensor, acts: Tensor) -> dict[str, Tensor]:
-        """Return λ·(l0/k − 1)², or λ·l0 where no k is set."""
+        """Return λ·d_in·(l0/k − 1)², or λ·l0 where no k is set."""
         l0 = Step.apply(z, self.threshold, self.config.bandwidth).sum(-1).mean()
-        excess = l0 if self.config.k is None else (l0 / self.config.k - 1).pow(2)
+        excess = l0 if self.config.k is None else self.config.d_in * (l0 / self.config.k - 1).pow(2)
         return {"l0": self.config.l0_coefficient * excess}
 
-    @torch.no_grad()
-    def fit_start(self, x: Tensor) -> None:
-        """As every SAE's, with θ where the batch has l0 = k (without k: d_in / 2)."""
-        super().fit_start(x)
-        z = self.pre_acts(self.standardise(x))
-        kept = min(self.config.k or max(1, self.config.d_in // 2), self.config.d_sae)
-        self.threshold.fill_(z.flatten().topk(kept * len(z)).values[-1].clamp_min(0))
-        super().fit_start(x)
+    def fit_threshold(self, z: Tensor) -> None:
+        """Set θ where pre-activations ``[N, d_sae]`` have l0 = k (without k: d_in / 2)."""
+        self.threshold.fill_(threshold_for_l0(z, self.config.k or max(1, self.config.d_in // 2)))
 
     @torch.no_grad()
     def constrain(self) -> None:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from sae_audio.sae.base import SAE, SAEConfig
-from sae_audio.sae.init import geometric_median, least_squares_scale
 
 EPS = 1e-8
 
@@ -49,11 +48,6 @@ class ReluRMSNormSAE(SAE):
         penalised = z.relu() if self.config.l1_on == "pre" else acts
         return {"l1": self.config.l1_coefficient * penalised.sum(-1).mean()}
 
-    @torch.no_grad()
-    def fit_start(self, x: Tensor) -> None:
-        """As every SAE's, but the gain is scaled, since rescaling W_enc changes nothing after the RMSNorm."""
-        x = self.standardise(x)
-        if self.config.decoder_bias:
-            self.b_dec.copy_(geometric_median(x))
-        reconstruction = self.reconstruct(self.activate(self.pre_acts(x))) - self.b_dec
-        self.gain.mul_(least_squares_scale(reconstruction, x - self.b_dec))
+    def scale_start(self, scale: Tensor) -> None:
+        """Scale the gain: a larger W_enc changes nothing after the RMSNorm."""
+        self.gain.mul_(scale)

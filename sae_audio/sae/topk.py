@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sae_audio.sae.base import SAE, SparseActs
-from sae_audio.sae.sparse import encode_top_k
+from sae_audio.sae.base import SAE, BatchResult, SparseActs
+from sae_audio.sae.sparse import Entries, encode_top_k
+from sae_audio.sae.sparse_step import sparse_backward
 
 
 class TopKSAE(SAE):
@@ -21,12 +22,21 @@ class TopKSAE(SAE):
         values, indices = z.topk(self.config.k, sorted=False)
         return SparseActs(values.relu(), indices).dense(self.config.d_sae)
 
+    @torch.no_grad()
     def encode_sparse(self, x: Tensor) -> SparseActs:
         """Return the activations of latents ``[N, d_in]`` as k values and feature numbers per frame, without a gradient."""
-        with torch.no_grad():
-            return SparseActs(*encode_top_k(self.standardise(x) - self.b_dec, self.W_enc, self.b_enc, self.config.k))
+        return SparseActs(*encode_top_k(self.standardise(x) - self.b_dec, self.W_enc, self.b_enc, self.config.k))
 
     def decode_sparse(self, acts: SparseActs) -> Tensor:
         """Return latents ``[N, d_in]`` of sparse activations."""
         sums = F.embedding_bag(acts.indices, self.W_dec, per_sample_weights=acts.values, mode="sum")
         return (sums + self.b_dec) * self.std + self.mean
+
+    @torch.no_grad()
+    def backward(self, x: Tensor, dead: Tensor, sparsity: float = 1.0) -> BatchResult:
+        """As every SAE's, by the sparse step; there is no penalty for ``sparsity`` to scale."""
+        x_c = self.standardise(x) - self.b_dec
+        values, indices = encode_top_k(x_c, self.W_enc, self.b_enc, self.config.k)
+        rows = torch.arange(len(x), dtype=torch.int32, device=x.device).repeat_interleave(self.config.k)
+        entries = Entries(rows, indices.view(-1).int(), values.view(-1))
+        return sparse_backward(self, x_c, entries, (self.config.d_sae,), dead)
