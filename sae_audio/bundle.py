@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -99,9 +99,10 @@ class Bundle:
             The parts do not fit each other, or the folder holds something else. Nothing is written then.
         """
         parts = self._parts()
-        check(parts, str(folder))
-        files = to_files(parts) | saelens_files(self.sae) | self._figures() | {"README.md": model_card(self).encode()}
-        return write_sealed(folder, files)
+        check(parts, str(folder), "nothing was saved: make the parts of the bundle fit each other")
+        stored = replace(self, metrics=parts.tables["metrics"], provenance=parts.tables["config"]["provenance"])
+        card = {"README.md": model_card(stored).encode()}  # from what is stored, so that a loaded bundle saves to the same bytes
+        return write_sealed(folder, to_files(parts) | saelens_files(self.sae) | self._figures() | card)
 
     save_pretrained = save
 
@@ -142,7 +143,7 @@ class Bundle:
         config = {
             "latent_spec": self.spec.to_dict(),
             "sae": self.sae.config.to_dict(),
-            "properties": {name: prop.to_dict() for name, prop in self.properties.items()},
+            "properties": [prop.to_dict() for prop in self.properties.values()],
             "probes": {key: values for key, (values, _) in probes.items()},
             "controls": {key: values for key, (values, _) in controls.items()},
             "provenance": self.provenance,
@@ -170,7 +171,7 @@ class Bundle:
         return cls(
             spec=LatentSpec.from_dict(config["latent_spec"]),
             sae=sae.eval(),
-            properties={name: Property.from_dict(values) for name, values in config["properties"].items()},
+            properties={values["name"]: Property.from_dict(values) for values in config["properties"]},
             probes=probes,
             controls=controls,
             atlas=atlas,

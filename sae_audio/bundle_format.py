@@ -44,6 +44,8 @@ except ImportError:
 TENSOR_FILES = ("sae", "probes", "control", "atlas")
 JSON_FILES = ("config", "atlas", "metrics", "history")
 CONFIG_KEYS = {"latent_spec", "sae", "properties", "probes", "controls", "provenance"}
+MAY_BE_NAN = (".responses", ".hit_rate")
+"""Measurements of controls, undefined where no clip had the property."""
 ANY = None
 """In an expected shape: any size."""
 
@@ -143,59 +145,64 @@ def check_saelens(sae: SAE, files: Mapping[str, bytes], where: str) -> None:
 
 
 @contextmanager
-def explained(where: str, name: str) -> Iterator[None]:
+def explained(where: str, name: str, remedy: str = AGAIN) -> Iterator[None]:
     """Turn whatever goes wrong while a file is read into one line that names it."""
     try:
         yield
     except BundleError:
         raise
     except KeyError as error:
-        raise BundleError(f"{where}/{name} lacks {one_line(error)}; {AGAIN}") from error
+        raise BundleError(f"{where}/{name} lacks {one_line(error)}; {remedy}") from error
     except (ValueError, TypeError, AttributeError, IndexError, ParameterError, SafetensorError) as error:
-        raise BundleError(f"{where}/{name} cannot be used: {one_line(error)}; {AGAIN}") from error
+        raise BundleError(f"{where}/{name} cannot be used: {one_line(error)}; {remedy}") from error
 
 
-def check(parts: Parts, where: str) -> None:
-    """Raise ``BundleError`` unless shapes, dtypes and values of all parts fit each other."""
-    config = parts.tables["config"]
-    with explained(where, "config.json"):
+def check(parts: Parts, where: str, remedy: str = AGAIN) -> None:
+    """Raise ``BundleError`` unless shapes, dtypes and values of all parts fit each other; ``where`` and ``remedy`` go into it."""
+    config, tensors = parts.tables["config"], parts.tensors
+    with explained(where, "config.json", remedy):
         if wrong := CONFIG_KEYS ^ config.keys():
             raise ValueError(f"unknown or missing keys: {', '.join(sorted(wrong))}")
         spec = LatentSpec.from_dict(config["latent_spec"])
         sae = build_sae(SAEConfig.from_dict(config["sae"]))
-        classes = {name: Property.from_dict(values).n_classes for name, values in config["properties"].items()}
+        classes = {values["name"]: Property.from_dict(values).n_classes for values in config["properties"]}
         if sae.config.d_in != spec.d_in:
             raise ValueError(f"the SAE takes {sae.config.d_in} channels, the latents of '{spec.name}' have {spec.d_in}")
         d = {"latents": spec.d_in, "acts": sae.config.d_sae}
-        probes = _expected_probes(config["probes"], d, classes)
-        controls = _expected_controls(config["controls"], d, classes)
-    weights = {name: (tuple(value.shape), value.dtype) for name, value in sae.state_dict().items()}
-    check_tensors(parts.tensors["sae"], weights, f"{where}/sae.safetensors")
-    check_tensors(parts.tensors["probes"], probes, f"{where}/probes.safetensors")
-    check_tensors(parts.tensors["control"], controls, f"{where}/control.safetensors", may_be_nan=(".responses", ".hit_rate"))
-    check_tensors(parts.tensors["atlas"], _expected_atlas(d["acts"], classes), f"{where}/atlas.safetensors")
-    with explained(where, "atlas.json"):
-        _check_atlas(parts.tensors["atlas"], parts.tables["atlas"], d["acts"])
-    with explained(where, "history.json"):
+        expected = {
+            "sae": {name: (tuple(value.shape), value.dtype) for name, value in sae.state_dict().items()},
+            "probes": _expected_probes(config["probes"], d, classes),
+            "control": _expected_controls(config["controls"], d, classes),
+            "atlas": _expected_atlas(d["acts"], classes),
+        }
+    for name in TENSOR_FILES:
+        check_tensors(tensors[name], expected[name], f"{where}/{name}.safetensors", remedy)
+    with explained(where, "atlas.json", remedy):
+        _check_atlas(tensors["atlas"], parts.tables["atlas"], d["acts"])
+    with explained(where, "history.json", remedy):
         if not isinstance(parts.tables["history"]["rows"], list):
             raise TypeError("rows must be a list")
 
 
-def check_tensors(tensors: Mapping[str, Tensor], expected: Expected, where: str, may_be_nan: tuple[str, ...] = ()) -> None:
-    """Raise ``BundleError`` unless names, shapes and dtypes are as expected and all values finite."""
+def check_tensors(tensors: Mapping[str, Tensor], expected: Expected, where: str, remedy: str = AGAIN) -> None:
+    """Raise ``BundleError`` unless names, shapes and dtypes are as expected and all values finite (``MAY_BE_NAN`` excepted)."""
     if missing := sorted(expected.keys() - tensors.keys()):
-        raise BundleError(f"{where} lacks the tensor {missing[0]}; {AGAIN}")
+        raise BundleError(f"{where} lacks the tensor {missing[0]}; {remedy}")
     if extra := sorted(tensors.keys() - expected.keys()):
-        raise BundleError(f"{where} has a tensor too many, {extra[0]}; {AGAIN}")
+        raise BundleError(f"{where} has a tensor too many, {extra[0]}; {remedy}")
     for name, (shape, dtype) in sorted(expected.items()):
         value = tensors[name]
         fits = value.ndim == len(shape) and all(want in (ANY, have) for want, have in zip(shape, value.shape, strict=True))
         if not fits or value.dtype != dtype:
-            wanted = f"{str(dtype)[6:]} [{', '.join('any' if n is ANY else str(n) for n in shape)}]"
-            raise BundleError(f"{where}: {name} is {str(value.dtype)[6:]} {list(value.shape)}, expected {wanted}; {AGAIN}")
-        if value.is_floating_point() and not name.endswith(may_be_nan or ("\0",)) and not value.isfinite().all():
+            wanted = f"{_short(dtype)} [{', '.join('any' if n is ANY else str(n) for n in shape)}]"
+            raise BundleError(f"{where}: {name} is {_short(value.dtype)} {list(value.shape)}, expected {wanted}; {remedy}")
+        if value.is_floating_point() and not name.endswith(MAY_BE_NAN) and not value.isfinite().all():
             count = int((~value.isfinite()).sum())
             raise BundleError(f"{where}: {name} has {count} values that are not finite numbers; train the bundle again")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _expected_probes(probes: Mapping, d: Mapping[str, int], classes: Mapping[str, int]) -> Expected:

@@ -1,3 +1,314 @@
-"""card"""
-def model_card(bundle) -> str:
-    return "card\n"
+"""The model card of a bundle: README.md with the Hub's YAML metadata, written from the bundle and nothing else.
+
+Every number comes from ``bundle.metrics`` or the atlas; a section whose numbers are missing is left out. ``provenance`` may hold
+``data`` (what it was trained on, a sentence or a dictionary with ``name``) and ``license`` (default ``apache-2.0``); all of it is
+listed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sae_audio.bundle_format import SAELENS_VARIANTS
+from sae_audio.control import UNITS
+
+if TYPE_CHECKING:
+    from sae_audio.bundle import Bundle
+
+READERS = {
+    "acts": "**SAE features**",
+    "latents": "raw latents",
+    "pca": "PCA, as many numbers per frame",
+    "random": "random dictionary, as sparse",
+    "untrained": "untrained SAE",
+}
+TAGS = ["sparse-autoencoder", "mechanistic-interpretability", "audio", "steering", "interpretability"]
+N_EXAMPLES = 12
+"""Named features shown in the card."""
+PAPERS = """\
+- Paek, Zang, Yang, Leistikow: *Learning Interpretable Features in Audio Latent Spaces via Sparse Autoencoders*,
+  [arXiv:2510.23802](https://arxiv.org/abs/2510.23802)
+- Mariotte, Lebourdais, Almudevar, Ortega, Tahon, Dugue: *Sparse Autoencoders Make Audio Foundation Models more Explainable*,
+  [arXiv:2509.24793](https://arxiv.org/abs/2509.24793)
+
+```bibtex
+@article{paek2025learning,
+  title   = {Learning Interpretable Features in Audio Latent Spaces via Sparse Autoencoders},
+  author  = {Paek and Zang and Yang and Leistikow},
+  journal = {arXiv preprint arXiv:2510.23802},
+  year    = {2025}
+}
+@article{mariotte2025sparse,
+  title   = {Sparse Autoencoders Make Audio Foundation Models more Explainable},
+  author  = {Mariotte and Lebourdais and Almudevar and Ortega and Tahon and Dugue},
+  journal = {arXiv preprint arXiv:2509.24793},
+  year    = {2025}
+}
+```
+"""
+
+
+def model_card(bundle: Bundle) -> str:
+    """Return README.md of a bundle: YAML metadata, use, results with baselines, limits, provenance, citations.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Anything that can be saved.
+
+    Returns
+    -------
+    str
+        Markdown; equal bundles give equal text.
+    """
+    sections = [
+        _introduction(bundle),
+        _use(bundle),
+        _reconstruction(bundle.metrics.get("sae", {})),
+        _probes(bundle),
+        _control(bundle.metrics.get("control", {}).get("trials", [])),
+        _features(bundle),
+        _figures(bundle),
+        _limits(bundle),
+        _provenance(bundle.provenance),
+        f"## Citation\n\nThis bundle was made with sae_audio, after\n\n{PAPERS}",
+    ]
+    return f"---\n{_metadata(bundle)}\n---\n\n" + "\n\n".join(section.strip() for section in sections if section) + "\n"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table; floats are shown with three digits, None as an empty cell."""
+    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _metadata(bundle: Bundle) -> str:
+    from huggingface_hub import ModelCardData
+
+    config, spec = bundle.sae.config, bundle.spec
+    results = _eval_results(bundle)
+    data = ModelCardData(
+        license=str(bundle.provenance.get("license", "apache-2.0")),
+        library_name="sae-audio",
+        pipeline_tag="feature-extraction",
+        tags=[*TAGS, spec.name],
+        base_model=spec.repo if spec.revision else None,  # only a space from the Hub has a revision
+        model_name=f"{spec.name} {config.variant} SAE, {config.d_sae} features" if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml()
+
+
+def _eval_results(bundle: Bundle) -> list:
+    from huggingface_hub import EvalResult
+
+    found = [("fvu", "FVU (lower is better)"), ("l0", "active features per frame")]
+    values = [(key, name, bundle.metrics.get("sae", {}).get(key)) for key, name in found]
+    for prop in bundle.properties:
+        score = bundle.metrics.get("probes", {}).get(prop, {}).get("acts", {}).get("balanced_accuracy")
+        values.append(("accuracy", f"{prop} probe, balanced accuracy", score))
+    data = bundle.provenance.get("data", {})
+    name = data if isinstance(data, str) else data.get("name", "held-out recordings") if isinstance(data, Mapping) else str(data)
+    return [
+        EvalResult("feature-extraction", "custom", name, key, float(f"{value:.4g}"), metric_name=label)
+        for key, label, value in values
+        if value is not None
+    ]
+
+
+def _introduction(bundle: Bundle) -> str:
+    spec, config = bundle.spec, bundle.sae.config
+    source = f"[{spec.repo}](https://huggingface.co/{spec.repo}) at `{spec.revision}`" if spec.revision else f"`{spec.repo}`"
+    parts = ["probes"] * bool(bundle.probes) + ["control vectors"] * bool(bundle.controls) + ["an atlas of its features"]
+    return f"""\
+# Sparse autoencoder for {spec.name}
+
+A `{config.variant}` sparse autoencoder with {config.d_sae:,} features on the {spec.d_in}-channel latents of {source}
+(tap `{spec.tap}`, {spec.frame_rate:g} frames per second, {spec.sample_rate:,} Hz), with {_listed(parts)} for
+{_listed(bundle.properties)}."""
+
+
+def _use(bundle: Bundle) -> str:
+    controls = [f"--{name} {amount}" for name, amount in (("loudness", "-6"), ("brightness", "+0.5")) if name in bundle.controls]
+    controls = ["--pitch C5"] * ("pitch" in bundle.controls) + controls
+    steer = f"\npython -m sae_audio steer sound.wav {' '.join(controls)} -o steered.wav --bundle FOLDER" if controls else ""
+    saelens = "\nThe folder also loads in SAELens: `sae_lens.SAE.load_from_disk(FOLDER)`." if _in_saelens(bundle) else ""
+    return f"""\
+## Use
+
+```python
+from sae_audio import Bundle, analyse
+
+bundle = Bundle.from_pretrained("FOLDER")
+view = analyse(bundle, "sound.wav")
+```
+
+```
+python -m sae_audio analyse sound.wav --bundle FOLDER{steer}
+```
+{saelens}"""
+
+
+def _in_saelens(bundle: Bundle) -> bool:
+    return bundle.sae.config.variant in SAELENS_VARIANTS
+
+
+def _reconstruction(sae: Mapping) -> str:
+    names = {
+        "fvu": "fraction of variance unexplained",
+        "l0": "active features per frame (l0)",
+        "sparsity": "sparsity, 1 - l0 / features",
+        "dead_share": "features that never fire",
+        "n_frames": "frames measured",
+        "n_recordings": "recordings measured",
+    }
+    rows = [(text, sae[key]) for key, text in names.items() if key in sae]
+    return "## Reconstruction, on held-out recordings\n\n" + table(("measure", "value"), rows) if rows else ""
+
+
+def _probes(bundle: Bundle) -> str:
+    scores, regression = bundle.metrics.get("probes", {}), bundle.metrics.get("regression", {})
+    probes = {prop: scores[prop] for prop in bundle.properties if prop in scores}
+    if not probes:
+        return ""
+    rows = []
+    for prop, readers in probes.items():
+        for reader, score in sorted(readers.items(), key=lambda item: list(READERS).index(item[0]) if item[0] in READERS else 99):
+            fit = regression.get(prop, {}).get(reader)
+            columns = [score.get(key) for key in ("accuracy", "balanced_accuracy", "within_one")]
+            rows.append((prop, READERS.get(reader, reader), *columns, fit))
+        score = readers.get("acts") or next(iter(readers.values()))
+        most = score.get("n_classes")
+        rows.append((prop, "*always the most frequent class*", score.get("majority"), 1 / most if most else None, None, None))
+    counts = [
+        f"{prop} {readers['acts']['n_frames']:,} frames in {readers['acts']['n_classes']} classes"
+        for prop, readers in probes.items()
+        if "acts" in readers
+    ]
+    header = ("property", "read from", "accuracy", "balanced accuracy", "within one class", "R²")
+    return f"""\
+## Probes, on held-out recordings
+
+One linear classifier per property, the same for every reader; R² is that of a linear regression of the value itself.
+Measured on {"; ".join(counts)}.
+
+{table(header, rows)}"""
+
+
+def _control(trials: Sequence[Mapping]) -> str:
+    if not trials:
+        return ""
+    rows = []
+    for trial in trials:
+        pitch, loudness, brightness = trial["change"]
+        hits = trial.get("hit_rate")
+        rows.append(
+            (
+                f"{trial['property']} {trial['asked']:+g} {UNITS[trial['property']]}",
+                READERS.get(trial["via"], trial["via"]),
+                f"{trial['reached']:+.3g}",
+                trial["error"],
+                None if hits is None else f"{hits:.0%}",
+                *(None if value is None else f"{value:+.2f}" for value in (pitch, loudness, brightness)),
+                trial.get("distance"),
+                trial.get("isolation"),
+                trial.get("n_clips"),
+            )
+        )
+    header = (
+        "asked for",
+        "edited",
+        "reached",
+        "median error",
+        "within 50 cents",
+        "Δ semitones",
+        "Δ dB",
+        "Δ octaves",
+        "spectral distance",
+        "isolation",
+        "clips",
+    )
+    return f"""\
+## Control, measured on the decoded sound of held-out recordings
+
+Medians over clips, against the codec's own reconstruction. *Isolation* is the change asked for over the change of the other
+properties, in standard deviations of the data. *Spectral distance* is the mean change of the level-free log-mel spectrum.
+
+{table(header, rows)}"""
+
+
+def _features(bundle: Bundle) -> str:
+    atlas = bundle.atlas
+    kinds = Counter(name.property or name.text for name in atlas.names)
+    counts = table(
+        ("named after", "features"), ((kind, kinds[kind]) for kind in (*bundle.properties, "unnamed", "dead") if kinds[kind])
+    )
+    best = sorted((i for i in range(atlas.d_sae) if atlas.names[i].property), key=lambda i: (-atlas.names[i].confidence, i))
+    rows = [
+        (str(i), n.text, n.confidence, n.bits, n.precision, n.firings, f"{atlas.density[i].item():.2%}")
+        for i in best[:N_EXAMPLES]
+        for n in (atlas.names[i],)
+    ]
+    header = ("feature", "name", "confidence", "bits", "precision", "firings", "fires in")
+    text = f"## Features\n\nCounted over {atlas.frames:,} frames of {len(atlas.recordings):,} recordings.\n\n{counts}"
+    return (
+        text
+        if not rows
+        else f"""\
+{text}
+
+The most certain names. *Confidence* is the share of a feature's firing that its name explains, *bits* the information of the
+firing about the classes of the property (corrected for bias), *precision* the share of firings inside the name.
+
+{table(header, rows)}"""
+    )
+
+
+def _figures(bundle: Bundle) -> str:
+    if not bundle.figures:
+        return ""
+    images = (f"![{name.removesuffix('.png').replace('_', ' ')}](figures/{name})" for name in sorted(bundle.figures))
+    return "## Figures\n\n" + "\n\n".join(images)
+
+
+def _limits(bundle: Bundle) -> str:
+    unseen = {prop: int((bundle.atlas.tuning[prop].frames == 0).sum()) for prop in bundle.properties}
+    never = [f"{n} of {bundle.properties[prop].n_classes} {prop} classes" for prop, n in unseen.items() if n]
+    missing = [prop for prop in UNITS if prop not in bundle.properties]
+    lines = [
+        "Names are correlations on the recordings counted above, not proof of what a feature does.",
+        "All figures hold for the data named below; other sound can behave differently.",
+        f"It fits the latents of `{bundle.spec.name}`, tap `{bundle.spec.tap}`, and no other space.",
+    ]
+    lines += [f"No frame of the atlas has {_listed(never)}; the bundle knows nothing about them."] if never else []
+    lines += [f"There are no probes or controls for {_listed(missing)}."] if missing else []
+    lines += ["There are no control vectors: this bundle reads sound and cannot steer it."] if not bundle.controls else []
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _provenance(provenance: Mapping) -> str:
+    rows = sorted(_flat(provenance))
+    return "## Provenance\n\n" + table(("what", "value"), rows) if rows else ""
+
+
+def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
+    """Nested dictionaries as (dotted name, text) pairs."""
+    if isinstance(value, Mapping):
+        return [pair for key, item in value.items() for pair in _flat(item, f"{name}.{key}" if name else str(key))]
+    return [(name, f"`{value}`")]
+
+
+def _listed(words: Iterable[str]) -> str:
+    """Words as "a, b and c"."""
+    words = list(words)
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else "nothing"

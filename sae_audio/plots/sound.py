@@ -98,7 +98,7 @@ def before_after(before: Descriptors, after: Descriptors, frame_rate: float) -> 
     """
     figure = new_figure(7.5)
     panels = figure.subplots(3, 1, sharex=True)
-    labels = ("pitch (semitones, A4 = 69)", "loudness (dBFS)", "brightness (kHz)")
+    labels = ("pitch (MIDI semitones)", "loudness (dBFS)", "brightness (kHz)")
     for ax, name, label in zip(panels, AXES, labels, strict=True):
         for descriptors, colour, width, text in ((before, GREY, 4, "original"), (after, BLUE, 1.8, "steered")):
             values = axis_values(descriptors, name)
