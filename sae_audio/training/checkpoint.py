@@ -1,0 +1,106 @@
+"""The state of a training run on disk: one safetensors file, replaced atomically, and the history as JSON lines.
+
+After a kill at any moment ``training.safetensors`` is a whole checkpoint, the newest that was finished. ``history.jsonl`` may
+hold rows of later steps, or half a row; resuming drops them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sae_audio.errors import ParameterError
+from sae_audio.sae import SAE
+
+STATE = "training.safetensors"
+HISTORY = "history.jsonl"
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimiser's state as named tensors, ``adam.<parameter>.<moment>``."""
+    state = optimiser.state_dict()["state"]
+    return {f"adam.{number}.{name}": value for number, values in state.items() for name, value in values.items()}
+
+
+def save_checkpoint(folder: Path, sae: SAE, optimiser: torch.optim.Optimizer, since: Tensor, about: dict) -> None:
+    """Write the whole training state.
+
+    Parameters
+    ----------
+    folder : Path
+        Where ``training.safetensors`` goes; the file appears whole or not at all.
+    sae, optimiser
+        What is being trained.
+    since : Tensor [d_sae]
+        Frames since each feature last fired.
+    about : dict
+        ``step`` and the settings that a resumed run must share; JSON-ready.
+    """
+    tensors = {f"sae.{name}": value for name, value in sae.state_dict().items()} | optimiser_tensors(optimiser)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in (tensors | {"since": since}).items()}
+    temporary = folder / f".{STATE}.part"
+    save_file(tensors, temporary, metadata={name: json.dumps(value, sort_keys=True) for name, value in about.items()})
+    os.replace(temporary, folder / STATE)
+
+
+def load_checkpoint(folder: Path, sae: SAE, optimiser: torch.optim.Optimizer, since: Tensor, settings: dict) -> int:
+    """Restore the training state in place and return the number of finished steps; 0 where there is no checkpoint.
+
+    Raises
+    ------
+    ParameterError
+        The checkpoint was made with other settings; the message names the first that differs.
+    """
+    if not (folder / STATE).exists():
+        return 0
+    with safe_open(folder / STATE, "pt") as file:
+        about = {name: json.loads(value) for name, value in file.metadata().items()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a safe_open handle is no mapping
+    check_settings(folder, about, settings)
+    sae.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("sae.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("adam."):
+            _, number, moment = name.split(".")
+            state.setdefault(int(number), {})[moment] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+    since.copy_(tensors["since"])
+    return about["step"]
+
+
+def check_settings(folder: Path, saved: dict, wanted: dict) -> None:
+    """Raise ``ParameterError`` unless a checkpoint's settings are those of the run that wants to resume it."""
+    for group, values in wanted.items():
+        for name, value in values.items():
+            if saved[group].get(name) != value:
+                raise ParameterError(
+                    f"cannot resume {folder}: it was trained with {group} {name} = {saved[group].get(name)}, not {value}; "
+                    "use the same settings, another folder, or resume=False"
+                )
+
+
+def read_history(folder: Path, step: int) -> list[dict]:
+    """Return the history rows up to a step; a half-written last line is dropped."""
+    if not (folder / HISTORY).exists():
+        return []
+    lines = (folder / HISTORY).read_text().split("\n")[:-1]
+    return [row for row in map(json.loads, lines) if row["step"] <= step]
+
+
+def start_history(folder: Path, rows: list[dict]) -> None:
+    """Write the history anew with these rows, atomically."""
+    temporary = folder / f".{HISTORY}.part"
+    temporary.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    os.replace(temporary, folder / HISTORY)
+
+
+def append_history(folder: Path, row: dict) -> None:
+    """Add one row to the history."""
+    with open(folder / HISTORY, "a") as file:
+        file.write(json.dumps(row, sort_keys=True) + "\n")
