@@ -16,14 +16,14 @@ from torch import Tensor
 from sae_audio.errors import BundleError, ParameterError
 from sae_audio.sae import SAE, SAEConfig, build_sae
 
-ARCHITECTURES = {
+SAELENS_VARIANTS = {
     "relu": "standard",
     "topk": "topk",
     "batch_topk": "jumprelu",
     "matryoshka": "jumprelu",
     "jumprelu": "jumprelu",
 }
-VARIANTS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}
+OUR_VARIANTS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}
 
 
 @torch.no_grad()
@@ -50,15 +50,15 @@ def to_saelens(sae: SAE, metadata: dict | None = None) -> tuple[dict, dict[str, 
         SAELens has no such variant.
     """
     config = sae.config
-    if config.variant not in ARCHITECTURES:
-        raise ParameterError(f"SAELens has no variant '{config.variant}'; it can take {', '.join(ARCHITECTURES)}")
+    if config.variant not in SAELENS_VARIANTS:
+        raise ParameterError(f"SAELens has no variant '{config.variant}'; it can take {', '.join(SAELENS_VARIANTS)}")
     tensors = {
         "W_enc": sae.W_enc / sae.std[:, None],
         "b_enc": sae.b_enc,
         "W_dec": sae.W_dec * sae.std,
         "b_dec": sae.b_dec * sae.std + sae.mean,
     }
-    architecture = ARCHITECTURES[config.variant]
+    architecture = SAELENS_VARIANTS[config.variant]
     if architecture == "jumprelu":
         tensors["threshold"] = sae.threshold.expand(config.d_sae)
     cfg = {
@@ -99,8 +99,8 @@ def from_saelens(cfg: dict, tensors: dict[str, Tensor]) -> SAE:
         An architecture or an input normalisation that is not one of ours, or missing tensors.
     """
     architecture = cfg.get("architecture")
-    if architecture not in VARIANTS:
-        raise BundleError(f"SAELens architecture '{architecture}' is not supported; supported are {', '.join(VARIANTS)}")
+    if architecture not in OUR_VARIANTS:
+        raise BundleError(f"SAELens architecture '{architecture}' is not supported; supported are {', '.join(OUR_VARIANTS)}")
     if cfg.get("normalize_activations", "none") != "none" or not cfg.get("apply_b_dec_to_input", True):
         raise BundleError("this SAELens model normalises its input at run time; fold that into the weights first")
     wanted = {"W_enc", "b_enc", "W_dec", "b_dec"} | ({"threshold"} if architecture == "jumprelu" else set())
@@ -108,6 +108,6 @@ def from_saelens(cfg: dict, tensors: dict[str, Tensor]) -> SAE:
         raise BundleError(f"SAELens weights have missing or unknown tensors: {', '.join(sorted(wrong))}")
     if cfg.get("rescale_acts_by_decoder_norm") and not torch.allclose(tensors["W_dec"].norm(dim=1), torch.ones(1)):
         raise BundleError("this SAELens model rescales its selection by the decoder norm; fold that into the weights first")
-    sae = build_sae(SAEConfig(VARIANTS[architecture], cfg["d_in"], cfg["d_sae"], k=cfg.get("k")))
+    sae = build_sae(SAEConfig(OUR_VARIANTS[architecture], cfg["d_in"], cfg["d_sae"], k=cfg.get("k")))
     sae.load_state_dict(tensors, strict=False)
     return sae
