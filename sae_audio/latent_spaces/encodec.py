@@ -29,7 +29,7 @@ from sae_audio.spec import LatentSpec
 WINDOW = 512
 """Latent frames per window: about 7 s at 75 Hz."""
 HALO = 8
-"""Latent frames on each side of a window, computed and thrown away. The widest receptive field is 6, a causal 7-tap convolution."""
+"""Latent frames on each side of a window, computed and thrown away. The widest receptive field is 6: seven causal taps."""
 CHUNKS_AT_ONCE = 8
 """1 s chunks of the 48 kHz model that run as one batch."""
 UNKNOWN_SCALE = 0.1
