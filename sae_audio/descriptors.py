@@ -31,7 +31,7 @@ LOWPASS = 2_000.0  # Hz; stiff strings and breath make high partials aperiodic
 LOWPASS_SECONDS = 0.001  # half the length of the low-pass filter
 MAX_PHASES = 500  # of the resampling ratio; an odd rate is met to within 5 parts per million
 DEPTH = 0.9  # the period is the first dip at least this deep, relative to the deepest
-VOICED = 0.2  # aperiodicity above this is unvoiced; on chords and noise a looser gate lets in more wrong f0 than right
+VOICED = 0.2  # aperiodicity above this is unvoiced; on chords, of what 0.3 adds 2 in 5 frames are right
 MAX_FRAMES = 512  # frames analysed at a time: what fits the cache is three times as fast, and memory stays bounded
 CREPE_RATE, CREPE_WINDOW, CREPE_BINS = 16_000, 1024, 360
 
@@ -143,9 +143,9 @@ def yin(mono: Tensor, sample_rate: int, hop_length: int) -> Tensor:
 
     The difference function ``d(lag) = sum_j (x[j] - x[j + lag])**2`` comes from two FFTs and is divided by its cumulative
     mean (their equation 8). The period is the first dip, refined by a parabola; unvoiced is where it stays above 0.2 there.
-    Two things differ from the paper, both measured on labelled notes (``benchmarks/descriptors.py``): audio is low-passed at
-    2 kHz, and a dip counts when it is at least 0.9 times as deep as the deepest, instead of below an absolute 0.1. Together
-    they remove nine in ten of the octave errors on inharmonic tones.
+    Two things differ from the paper: audio is low-passed at 2 kHz, and a dip counts when it is at least 0.9 times as deep as
+    the deepest, instead of below an absolute 0.1. On 24 additive training clips of the étude corpus they cut the frames
+    that read too low (mostly by an octave: inharmonic partials) from 13.9 % to 0.8 %, before voicing.
 
     Parameters
     ----------
