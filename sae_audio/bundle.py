@@ -102,7 +102,7 @@ class Bundle:
         check(parts, str(folder), "nothing was saved: make the parts of the bundle fit each other")
         stored = replace(self, metrics=parts.tables["metrics"], provenance=parts.tables["config"]["provenance"])
         card = {"README.md": model_card(stored).encode()}  # from what is stored, so that a loaded bundle saves to the same bytes
-        return write_sealed(folder, to_files(parts) | saelens_files(self.sae) | self._figures() | card)
+        return write_sealed(folder, to_files(parts) | saelens_files(self.sae, self.spec) | self._figures() | card)
 
     save_pretrained = save
 
@@ -162,14 +162,15 @@ class Bundle:
         config, tensors = parts.tables["config"], parts.tensors
         sae = build_sae(SAEConfig.from_dict(config["sae"]))
         sae.load_state_dict(tensors["sae"])
-        check_saelens(sae, files, where)
+        spec = LatentSpec.from_dict(config["latent_spec"])
+        check_saelens(sae, spec, files, where)
         with explained(where, "atlas.json"):
             atlas = Atlas.from_parts(tensors["atlas"], parts.tables["atlas"])
         with explained(where, "config.json"):
             probes = {key: Probe(**values, **_own(tensors["probes"], key)) for key, values in config["probes"].items()}
             controls = {key: _control(values, _own(tensors["control"], key)) for key, values in config["controls"].items()}
         return cls(
-            spec=LatentSpec.from_dict(config["latent_spec"]),
+            spec=spec,
             sae=sae.eval(),
             properties={values["name"]: Property.from_dict(values) for values in config["properties"]},
             probes=probes,

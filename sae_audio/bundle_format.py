@@ -33,14 +33,11 @@ from sae_audio.errors import BundleError, ParameterError
 from sae_audio.probes import Probe
 from sae_audio.properties import Property
 from sae_audio.sae import SAE, SAEConfig, build_sae
+from sae_audio.sae.saelens import SAELENS_VARIANTS, to_saelens
 from sae_audio.sealed import AGAIN, one_line, to_json
 from sae_audio.spec import LatentSpec
 from sae_audio.tally import HISTOGRAM_EDGES
 
-try:
-    from sae_audio.sae.saelens import SAELENS_VARIANTS, to_saelens
-except ImportError:
-    SAELENS_VARIANTS = ()
 TENSOR_FILES = ("sae", "probes", "control", "atlas")
 JSON_FILES = ("config", "atlas", "metrics", "history")
 CONFIG_KEYS = {"latent_spec", "sae", "properties", "probes", "controls", "provenance"}
@@ -123,17 +120,17 @@ def _present(files: Mapping[str, bytes], name: str, where: str) -> bytes:
     return files[name]
 
 
-def saelens_files(sae: SAE) -> dict[str, bytes]:
+def saelens_files(sae: SAE, spec: LatentSpec) -> dict[str, bytes]:
     """Return the SAE in SAELens' format; for a variant that sae_lens lacks, only a cfg.json that says so."""
     if sae.config.variant not in SAELENS_VARIANTS:
         return {"cfg.json": to_json({"architecture": f"sae_audio/{sae.config.variant}", **sae.config.to_dict()})}
-    cfg, weights = to_saelens(sae)
+    cfg, weights = to_saelens(sae, {"model_name": spec.name, "hook_name": spec.tap, "latent_spec": spec.to_dict()})
     return {"cfg.json": to_json(cfg), "sae_weights.safetensors": tensor_bytes(weights)}
 
 
-def check_saelens(sae: SAE, files: Mapping[str, bytes], where: str) -> None:
+def check_saelens(sae: SAE, spec: LatentSpec, files: Mapping[str, bytes], where: str) -> None:
     """Raise ``BundleError`` unless the SAELens files hold this SAE."""
-    for name, content in saelens_files(sae).items():
+    for name, content in saelens_files(sae, spec).items():
         if name.endswith("json"):
             read_json(files, name, where)
             continue

@@ -244,9 +244,9 @@ def _foreign(folder: Path, paths: Mapping[str, Path]) -> str:
     """Say what a folder without a manifest is, and what to do with it."""
     if not paths:
         return "it is empty; give the folder that train.py wrote"
-    if {"cfg.json", "sae_weights.safetensors"} <= paths.keys():
+    if {"cfg.json", "sae_weights.safetensors"} <= paths.keys() and "probes.safetensors" not in paths:
         return (
-            "it is an SAE in SAELens' format, without probes, controls and atlas; read it with sae_audio.sae.saelens.from_saelens"
+            "it is an SAE in SAELens' format, without probes, controls and atlas; from_saelens of sae_audio.sae.saelens reads it"
         )
     if "config.json" in paths and re.search(rb'"(model_type|architectures)"', _read(paths["config.json"])):
         return "it is a transformers model; give the folder that train.py wrote"
