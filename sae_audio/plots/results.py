@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from sae_audio.atlas import Atlas
 from sae_audio.control import AXES, UNITS, ControlVector
@@ -159,27 +159,26 @@ def isolation_matrix(trials: Sequence[Mapping], spread: Sequence[float]) -> Figu
     trials : sequence of dict
         ``property``, ``asked`` (semitones, dB or octaves) and ``change`` (three numbers: semitones, dB, octaves).
     spread : sequence of 3 floats
-        Standard deviation of each property in the data, which makes the three comparable.
+        Standard deviation of each property in the data, which makes the three comparable and sets the colours.
     """
-    figure = new_figure(1.6 + 0.42 * len(trials))
+    figure = new_figure(2.0 + 0.42 * len(trials))
     ax = figure.subplots()
-    change = torch.tensor([[float("nan") if c is None else c for c in trial["change"]] for trial in trials])
-    scaled = (change / torch.tensor(list(spread))).abs()
-    image = ax.imshow(scaled.nan_to_num(0), aspect="auto", cmap=MAP, vmin=0, vmax=max(1.0, float(scaled.nan_to_num(0).max())))
+    change = np.array([[np.nan if c is None else c for c in trial["change"]] for trial in trials])
+    scaled = np.abs(change / np.array(spread))
+    top = max(1.0, np.nanmax(scaled, initial=0))
+    image = ax.imshow(np.nan_to_num(scaled), aspect="auto", cmap=MAP, vmin=0, vmax=top)
     for i, trial in enumerate(trials):
         for j, name in enumerate(AXES):
-            dark = scaled[i, j] < 0.55 * image.get_clim()[1]
-            text = f"{change[i, j]:+.2f}" if name == "brightness" else f"{change[i, j]:+.1f}"
-            own = {"fontweight": "bold"} if name == trial["property"] else {}
-            ax.text(
-                j, i, f"{text} {UNITS[name]}", ha="center", va="center", color="white" if dark else "black", fontsize=11, **own
-            )
-            if own:
+            asked = name == trial["property"]
+            colour, weight = "black" if scaled[i, j] > 0.55 * top else "white", "bold" if asked else "normal"
+            text = _amount(change[i, j], name)
+            ax.text(j, i, text, ha="center", va="center", color=colour, fontsize=11, fontweight=weight)
+            if asked:
                 ax.add_patch(_frame(j, i))
     ax.set_xticks(range(3), [f"change of {name}" for name in AXES])
     ax.set_yticks(range(len(trials)), [f"{t['property']} {t['asked']:+g} {UNITS[t['property']]}" for t in trials])
-    dress(ax, "", "asked for", "what each request changed (framed: what was asked for)")
-    colorbar(figure, image, ax, "|change| in standard deviations of the data")
+    dress(ax, "", "asked for", "what each request changed; framed: what was asked for")
+    colorbar(figure, image, ax, "standard deviations")
     return figure
 
 
@@ -204,7 +203,7 @@ def tuning_map(atlas: Atlas, properties: Mapping[str, Property]) -> Figure:
             ax.text(0.5, 0.5, "none", ha="center", va="center", transform=ax.transAxes, fontsize=14, color=GREY)
             ax.set_xticks([]), ax.set_yticks([])
             continue
-        curves = rate[chosen] / rate[chosen].amax(1, keepdim=True)
+        curves = (rate[chosen] / rate[chosen].amax(1, keepdim=True)).numpy()
         extent = (prop.edges[0], prop.edges[-1], len(chosen), 0)
         image = ax.imshow(curves, aspect="auto", cmap=MAP, vmin=0, vmax=1, extent=extent, interpolation="nearest")
         class_ticks(ax, prop, horizontal=True)
@@ -226,6 +225,13 @@ def bundle_figures(bundle: Bundle) -> dict[str, bytes]:
         figures["isolation.png"] = isolation_matrix(trials, metrics["control"]["spread"])
     figures["tuning.png"] = tuning_map(bundle.atlas, bundle.properties)
     return {name: png(figure) for name, figure in figures.items()}
+
+
+def _amount(change: float, name: str) -> str:
+    """A measured change with its unit."""
+    if np.isnan(change):
+        return "not measured"
+    return f"{change:+.2f} {UNITS[name]}" if name == "brightness" else f"{change:+.1f} {UNITS[name]}"
 
 
 def _frame(column: int, row: int) -> Rectangle:
@@ -251,10 +257,10 @@ def _seed_ranges(points: Sequence[Mapping]) -> tuple[list, list, list, list]:
 def _responses(ax: Axes, controls: Mapping[str, ControlVector], moved: str, measured: str) -> None:
     """One panel of the dose-response: what moving one property did to one measured property."""
     hits = moved == measured and not next(iter(controls.values())).is_axis
-    values = {key: c.hit_rate if hits else c.responses[:, AXES.index(measured)] for key, c in controls.items()}
+    values = {key: (c.hit_rate if hits else c.responses[:, AXES.index(measured)]).numpy() for key, c in controls.items()}
     for key, control in controls.items():
         style = (BLUE, "o", "through SAE features") if "/" not in key else (ORANGE, "s", f"baseline: {READERS[control.via]}")
-        ax.plot(control.doses, values[key], color=style[0], marker=style[1], markersize=5, linewidth=2, label=style[2])
+        ax.plot(control.doses.numpy(), values[key], color=style[0], marker=style[1], markersize=5, linewidth=2, label=style[2])
     dress(ax, "", "notes hit within 50 cents" if hits else f"{measured} ({UNITS[measured]})", grid=True)
     if moved == measured:
         for spine in ax.spines.values():
@@ -262,8 +268,8 @@ def _responses(ax: Axes, controls: Mapping[str, ControlVector], moved: str, meas
     if hits:
         ax.set_ylim(0, 1.02)
     elif moved == measured:
-        doses = next(iter(controls.values())).doses
+        doses = next(iter(controls.values())).doses.numpy()
         ax.plot(doses, doses, color=GREY, linestyle="--", linewidth=1.5, label="as asked")
     else:
-        top = max(LEAST_SPAN[measured], *(1.1 * float(v.abs().nan_to_num(0).max()) for v in values.values()))
+        top = max(LEAST_SPAN[measured], *(1.1 * np.nanmax(np.abs(v), initial=0) for v in values.values()))
         ax.set_ylim(-top, top)

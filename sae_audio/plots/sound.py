@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,7 +40,7 @@ def activation_heatmap(audio: Tensor, sample_rate: int, acts: Tensor, labels: Se
     figure = new_figure(4.2 + 0.3 * len(labels))
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 0.3 * len(labels) + 0.4])
     seconds = audio.shape[-1] / sample_rate
-    _spectrogram(top, audio.float().mean(0), sample_rate)
+    _spectrogram(top, audio.detach().cpu().float().mean(0), sample_rate)
     peak = acts.amax(0)
     rows = pooled((acts / peak.clamp(min=1e-9)).T, "max")
     extent = (0, acts.shape[0] / frame_rate, len(labels) - 0.5, -0.5)
@@ -73,8 +74,8 @@ def posteriors(
         prop = properties[name]
         extent = (0, len(values) / frame_rate, prop.edges[0], prop.edges[-1])
         image = ax.imshow(pooled(values.T, "mean"), aspect="auto", origin="lower", cmap=MAP, vmin=0, vmax=1, extent=extent)
-        measured = prop.axis(descriptors)
-        times = (torch.arange(len(measured)) + 0.5) / frame_rate
+        measured = prop.axis(descriptors).cpu().numpy()
+        times = (np.arange(len(measured)) + 0.5) / frame_rate
         ax.plot(times, measured, ".-", color=RED, linewidth=1.2, markersize=2, label="measured")
         ax.set_ylim(prop.edges[0], prop.edges[-1])
         class_ticks(ax, prop)
@@ -101,9 +102,9 @@ def before_after(before: Descriptors, after: Descriptors, frame_rate: float) -> 
     labels = ("pitch (MIDI semitones)", "loudness (dBFS)", "brightness (kHz)")
     for ax, name, label in zip(panels, AXES, labels, strict=True):
         for descriptors, colour, width, text in ((before, GREY, 4, "original"), (after, BLUE, 1.8, "steered")):
-            values = axis_values(descriptors, name)
+            values = axis_values(descriptors, name).cpu().numpy()
             values = 2**values / 1000 if name == "brightness" else values
-            times = (torch.arange(len(values)) + 0.5) / frame_rate
+            times = (np.arange(len(values)) + 0.5) / frame_rate
             ax.plot(times, values, color=colour, linewidth=width, label=text)
         dress(ax, "", label, grid=True)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=11, frameon=False)
@@ -120,6 +121,6 @@ def _spectrogram(ax: Axes, samples: Tensor, sample_rate: int) -> None:
     level = 20 * torch.log10(spectrum / spectrum.max().clamp(min=1e-9) + 1e-6)
     top = sample_rate / 2000
     extent = (0, len(samples) / sample_rate, 0, top)
-    ax.imshow(level, aspect="auto", origin="lower", cmap="magma", vmin=-80, vmax=0, extent=extent)
+    ax.imshow(level.numpy(), aspect="auto", origin="lower", cmap="magma", vmin=-80, vmax=0, extent=extent)
     ax.set_ylim(0, min(top, 10))
     dress(ax, "", "frequency (kHz)", "sound: spectrogram, 80 dB range")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,12 +60,13 @@ def colorbar(figure: Figure, image: object, ax: object, label: str) -> None:
     bar.ax.tick_params(labelsize=10)
 
 
-def pooled(rows: Tensor, how: str) -> Tensor:
-    """Pool [n, T] to at most ``MOST_COLUMNS`` columns by maximum or mean."""
-    if rows.shape[1] <= MOST_COLUMNS:
-        return rows.detach().cpu()
-    pool = torch.nn.functional.adaptive_max_pool1d if how == "max" else torch.nn.functional.adaptive_avg_pool1d
-    return pool(rows.detach().cpu()[None], MOST_COLUMNS)[0]
+def pooled(rows: Tensor, how: str) -> np.ndarray:
+    """Return [n, T] pooled to at most ``MOST_COLUMNS`` columns by maximum (``max``) or mean."""
+    rows = rows.detach().cpu().float()
+    if rows.shape[1] > MOST_COLUMNS:
+        pool = torch.nn.functional.adaptive_max_pool1d if how == "max" else torch.nn.functional.adaptive_avg_pool1d
+        rows = pool(rows[None], MOST_COLUMNS)[0]
+    return rows.numpy()
 
 
 def class_ticks(ax: Axes, prop: Property, horizontal: bool = False) -> None:
