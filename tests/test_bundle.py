@@ -3,8 +3,11 @@
 import json
 import os
 import resource
+import runpy
 import shutil
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from sae_audio import sealed
 from sae_audio.bundle import Bundle
 from sae_audio.errors import BundleError
 from sae_audio.sae import VARIANTS
-from sae_audio.sae.saelens import from_saelens
+from sae_audio.sae.saelens import SAELENS_VARIANTS, from_saelens
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,33 @@ def test_the_saelens_part_computes_the_same(made, folder):
     assert weights.keys() == {"W_enc", "b_enc", "W_dec", "b_dec"}
     assert torch.allclose(theirs.encode(x), made.sae.encode(x), atol=1e-5)
     assert torch.allclose(theirs(x), made.sae(x), atol=1e-5)
+
+
+LOAD_IN_SAE_LENS = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+from sae_lens import SAE
+sae = SAE.load_from_disk(sys.argv[1], device="cpu")
+x = load_file(sys.argv[2])["x"]
+acts = sae.encode(x)
+save_file({"acts": acts.detach().contiguous(), "x_hat": sae.decode(acts).detach().contiguous()}, sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", SAELENS_VARIANTS)
+def test_sae_lens_itself_loads_the_folder(variant, tmp_path):
+    """The real package, in the environment of its own that benchmarks/sae_training.py builds."""
+    benchmark = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "sae_training.py"))
+    made, x = tiny_bundle(variant), tiny_latents()
+    folder = made.save(tmp_path / "bundle")
+    save_file({"x": x}, tmp_path / "x.safetensors")
+    arguments = [str(folder), str(tmp_path / "x.safetensors"), str(tmp_path / "out.safetensors")]
+    python = benchmark["environment"]("sae-lens")
+    subprocess.run([python, "-c", LOAD_IN_SAE_LENS, *arguments], check=True, cwd=tmp_path)
+    theirs = load_file(tmp_path / "out.safetensors")
+    assert torch.allclose(theirs["acts"], made.sae.encode(x), atol=1e-5)
+    assert torch.allclose(theirs["x_hat"], made.sae(x), atol=1e-5)
 
 
 def test_a_variant_that_saelens_lacks_says_so(tmp_path):
