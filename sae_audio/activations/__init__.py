@@ -2,7 +2,8 @@
 
     sources ──load──► audio ──encode + describe──► frames ──► shard-RRR-NNNNN.safetensors (+ who is in it) ──► index.json
 
-``sources.py`` says what a recording is, ``extraction.py`` fills a store, ``store.py`` is the format and the reader.
+``sources.py`` says what a recording is, ``frames.py`` measures it, ``splits.py`` says what it is for, ``extraction.py`` fills a
+store, ``store.py`` is the format and the reader.
 """
 
 from sae_audio.activations.extraction import extract

@@ -8,21 +8,21 @@ system that all processes see will do.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from sae_audio.activations.sources import Recording, Source
+from sae_audio.activations.frames import Frames, measured
+from sae_audio.activations.sources import Source
+from sae_audio.activations.splits import with_splits
 from sae_audio.activations.store import (
     FORMAT,
     SPLITS,
@@ -34,14 +34,9 @@ from sae_audio.activations.store import (
     write_index,
     write_shard,
 )
-from sae_audio.audio import mixdown
-from sae_audio.descriptors import Descriptors, describe
-from sae_audio.errors import DataError, SaeAudioError
+from sae_audio.errors import DataError
 from sae_audio.latent_spaces.base import LatentSpace
-from sae_audio.spec import LatentSpec
 
-BATCH_SECONDS = 60.0
-"""Recordings of equal length are encoded together up to this much audio, in seconds."""
 POLL_SECONDS = 0.2
 """How often a process looks whether the others are done."""
 
@@ -98,8 +93,9 @@ def extract(
     todo = [source for source in mine if _key(source) not in done]
     if rank == 0:  # no other process knows which were skipped before this run began, so one process tries them all again
         todo += [source for source in sources if isinstance(done.get(_key(source)), Skipped)]
-    with tqdm(total=len(mine), initial=len(mine) - len(todo), unit="recording", disable=not progress or rank > 0) as bar:
-        for group in _groups(_measured(space, todo, tracker, bar), shard_seconds * space.spec.frame_rate):
+    kept = sum(isinstance(done.get(_key(source)), Stored) for source in mine)
+    with tqdm(total=kept + len(todo), initial=kept, unit="recording", disable=not progress or rank > 0) as bar:
+        for group in _groups(measured(space, todo, tracker), shard_seconds * space.spec.frame_rate, bar):
             _write(out_dir, rank, group, done)
         if world > 1:
             bar.set_description("waiting for the other processes")
@@ -181,80 +177,16 @@ def _difference(before: Any, now: Any) -> tuple[Any, Any]:
     return {key: before.get(key) for key in keys}, {key: now.get(key) for key in keys}
 
 
-# From sources to frames -------------------------------------------------------------------------------------------------------
-
-
-class _Loaded(NamedTuple):
-    source: Source
-    recording: Recording | None = None  # None where it could not be used
-    audio: Tensor = torch.empty(1, 1, 0)  # [1, C, N] as the space takes it
-    reason: str = ""
-
-
-class _Frames(NamedTuple):
-    source: Source
-    tensors: dict[str, Tensor]  # latents [T, d_in], f0, rms, centroid [T]; T = 0 where it could not be used
-    reason: str = ""
-
-
-def _measured(space: LatentSpace, sources: Sequence[Source], tracker: str, bar: tqdm) -> Iterator[_Frames]:
-    for batch in _batches((_load(source, space.spec) for source in sources), BATCH_SECONDS * space.spec.sample_rate):
-        yield from _measure(space, batch, tracker)
-        bar.update(len(batch))
-
-
-def _load(source: Source, spec: LatentSpec) -> _Loaded:
-    try:
-        recording = source.load()
-        return _Loaded(source, recording, mixdown(recording.sound, spec))
-    except SaeAudioError as error:
-        return _Loaded(source, reason=" ".join(str(error).split()))
-
-
-def _batches(items: Iterable[_Loaded], max_samples: float) -> Iterator[list[_Loaded]]:
-    """Group neighbours of equal length, at most ``max_samples`` samples together."""
-    batch: list[_Loaded] = []
-    for item in items:
-        length = item.audio.shape[-1]
-        if batch and (length != batch[0].audio.shape[-1] or (len(batch) + 1) * length > max_samples):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
-
-
-def _measure(space: LatentSpace, batch: list[_Loaded], tracker: str) -> Iterator[_Frames]:
-    """Encode and describe recordings of equal length."""
-    if batch[0].recording is None:
-        nothing = {"latents": torch.zeros(0, space.spec.d_in), **{name: torch.zeros(0) for name in Descriptors._fields}}
-        yield from (_Frames(item.source, nothing, item.reason) for item in batch)
-        return
-    audio = torch.cat([item.audio for item in batch]).to(space.device)
-    latents = space.encode(audio).cpu()
-    described = describe(audio, space.spec.sample_rate, space.spec.hop_length, tracker=tracker)._asdict()
-    for i, item in enumerate(batch):
-        tensors = {"latents": latents[i], **{name: values[i].cpu() for name, values in described.items()}}
-        if item.recording.f0 is not None:
-            tensors["f0"] = _on_grid(item.recording, space.spec, latents.shape[1])
-        yield _Frames(item.source, tensors)
-
-
-def _on_grid(recording: Recording, spec: LatentSpec, n_frames: int) -> Tensor:
-    """Take for each latent frame the exact f0 of the label frame that its centre falls into."""
-    centres = (torch.arange(n_frames, dtype=torch.float64) + 0.5) / spec.frame_rate
-    return recording.f0[(centres * recording.f0_rate).long().clamp(max=len(recording.f0) - 1)]
-
-
 # From frames to the store -----------------------------------------------------------------------------------------------------
 
 
-def _groups(measured: Iterable[_Frames], shard_frames: float) -> Iterator[list[_Frames]]:
+def _groups(batches: Iterable[list[Frames]], shard_frames: float, bar: tqdm) -> Iterator[list[Frames]]:
     """Collect recordings until they fill a shard."""
     group, total = [], 0
-    for frames in measured:
-        group.append(frames)
-        total += len(frames.tensors["f0"])
+    for batch in batches:
+        bar.update(len(batch))
+        group += batch
+        total += sum(len(frames.tensors["f0"]) for frames in batch)
         if total >= shard_frames:
             yield group
             group, total = [], 0
@@ -262,7 +194,7 @@ def _groups(measured: Iterable[_Frames], shard_frames: float) -> Iterator[list[_
         yield group
 
 
-def _write(out_dir: Path, rank: int, group: list[_Frames], done: dict) -> None:
+def _write(out_dir: Path, rank: int, group: list[Frames], done: dict) -> None:
     """Write a shard, without the recordings that were found unusable again."""
     group = [item for item in group if not (item.reason and _key(item.source) in done)]
     if group:
@@ -280,7 +212,7 @@ def _finish(out_dir: Path, head: dict, sources: list[Source], rank: int) -> None
     while set(wanted) - (found := shard_contents(out_dir)).keys():
         time.sleep(POLL_SECONDS)
     entries = [found[key] for key in wanted]
-    stored = _with_splits([entry for entry in entries if isinstance(entry, Stored)], sources, head["seed"])
+    stored = with_splits([entry for entry in entries if isinstance(entry, Stored)], sources, head["seed"])
     skipped = [entry for entry in entries if isinstance(entry, Skipped)]
     lists = {"recordings": [entry._asdict() for entry in stored], "skipped": [entry._asdict() for entry in skipped]}
     write_index(out_dir, {**head, **lists, "complete": True})
@@ -292,32 +224,3 @@ def _indexed(out_dir: Path, wanted: list[tuple[str, str]]) -> bool:
         return False
     index = read_index(out_dir)
     return {(entry["name"], entry["version"]) for entry in chain(index["recordings"], index["skipped"])} == set(wanted)
-
-
-def _with_splits(entries: list[Stored], sources: list[Source], seed: int) -> list[Stored]:
-    """Give each recording its split: the source's own, else by the hash of its name."""
-    given = {source.name: source.split for source in sources if source.split}
-    hashed = _hashed_splits([entry.name for entry in entries if entry.name not in given], seed)
-    return [entry._replace(split=(given | hashed)[entry.name]) for entry in entries]
-
-
-def _hashed_splits(names: list[str], seed: int) -> dict[str, str]:
-    """Split names by hash. A split left empty takes from the largest the name next to it, if there are names for all."""
-    place = {name: _place(name, seed) for name in names}
-    split = {name: _split_at(u) for name, u in place.items()}
-    for empty in [name for name in SPLITS if name not in split.values()] if len(names) >= len(SPLITS) else []:
-        largest = max(SPLITS, key=lambda name: list(split.values()).count(name))
-        nearest = min if empty == "train" else max
-        split[nearest((name for name in names if split[name] == largest), key=place.get)] = empty
-    return split
-
-
-def _place(name: str, seed: int) -> float:
-    """Map a name to [0, 1), evenly and for good."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") / 2**64
-
-
-def _split_at(place: float) -> str:
-    if place < SPLITS["train"]:
-        return "train"
-    return "validation" if place < SPLITS["train"] + SPLITS["validation"] else "test"
