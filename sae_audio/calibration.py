@@ -1,7 +1,11 @@
-"""What an edit does to the decoded sound: dose-response, hit rates, isolation. Every figure is measured on sound, never on latents.
+"""What an edit does to the decoded sound: dose-response, hit rates, isolation. Figures are measured on sound, never on latents.
 
 A measurement compares the edited sound with the codec's own reconstruction of the same latents, so that the codec's error is
 not counted as an effect. Medians are taken over the frames of a clip, then over clips.
+
+Open loop, a strength comes from the dose-response of other recordings. ``steer_latents`` can also close the loop (``Hold``):
+it measures the decoded sound and corrects loudness and brightness with the two calibrated axes, so that this sound reaches what
+was asked and keeps what was not.
 """
 
 from __future__ import annotations
@@ -19,8 +23,10 @@ from sae_audio.sae.base import SAE
 
 
 class Heard(NamedTuple):
-    """What was measured on decoded sound."""
+    """Decoded sound and what was measured on it."""
 
+    audio: Tensor
+    """[B, channels, N]."""
     descriptors: Descriptors
     """f0, RMS and centroid, each [B, T]."""
     log_mel: Tensor
@@ -29,6 +35,10 @@ class Heard(NamedTuple):
 
 Measure = Callable[[Tensor], Heard]
 """Latents [B, T, d_in] -> what the sound that they decode to measures."""
+Move = tuple[ControlVector, Tensor]
+"""A control and its change, broadcastable to [B, T, d]."""
+SMOOTHING = 15
+"""Frames over which the loudness correction is averaged (odd): short enough to follow notes, too long to flatten attacks."""
 
 
 class Clips(NamedTuple):
@@ -40,6 +50,26 @@ class Clips(NamedTuple):
     """int64 [B, T] pitch class of each frame, -1 where there is none."""
     midi: Tensor
     """[B, T] pitch of each frame in MIDI semitones, NaN where there is none."""
+
+
+class Hold(NamedTuple):
+    """The calibrated axes that close the loop."""
+
+    loudness: ControlVector
+    """Corrects the level, frame by frame."""
+    brightness: ControlVector
+    """Corrects the spectral centroid, by the clip's median."""
+    rounds: int = 2
+    """Measure-and-correct rounds; each costs one decode."""
+
+
+class Steered(NamedTuple):
+    """Edited latents and the sound they decode to."""
+
+    latents: Tensor
+    """[B, T, d_in]."""
+    heard: Heard
+    """Of the edited sound."""
 
 
 class Trial(NamedTuple):
@@ -59,6 +89,8 @@ class Trial(NamedTuple):
     """Change of pitch (semitones), loudness (dB) and brightness (octaves)."""
     distance: float
     """Level-free log-mel distance to the unedited sound; see ``spectral_distance``."""
+    held: bool
+    """Whether the loop was closed."""
     n_clips: int
     """Clips measured."""
 
@@ -155,7 +187,7 @@ def calibrate_notes(
     clips: Clips,
     measure: Measure,
     *,
-    strengths: Sequence[float] = (1.0, 1.5, 2.0),
+    strengths: Sequence[float] = (1.0, 1.25, 1.5),
     intervals: Sequence[int] = (2, 5, 12, -5),
 ) -> ControlVector:
     """Measure how often a note is hit at each strength, averaged over several intervals, on held-out clips.
@@ -187,8 +219,71 @@ def calibrate_notes(
     return replace(control, doses=doses, responses=torch.stack(responses), hit_rate=torch.tensor(rates))
 
 
+def steer_latents(
+    latents: Tensor,
+    sae: SAE,
+    moves: Sequence[Move],
+    measure: Measure,
+    *,
+    before: Heard,
+    wanted: tuple[float, float] = (0.0, 0.0),
+    mask: Tensor | None = None,
+    hold: Hold | None = None,
+) -> Steered:
+    """Apply moves; with ``hold``, measure the sound and correct its loudness and brightness to what was asked.
+
+    The correction of a clip solves ``J s = wanted - measured`` for the strengths ``s`` of the two axes, J being their calibrated
+    slopes. Loudness is corrected per frame (smoothed over ``SMOOTHING`` frames), brightness by the clip's median.
+
+    Parameters
+    ----------
+    latents : Tensor [B, T, d_in]
+        Latents to edit.
+    sae : SAE
+        The SAE.
+    moves : sequence of (ControlVector, Tensor)
+        Controls and their changes, as for ``control.apply``.
+    measure : callable
+        Latents -> what the decoded sound measures.
+    before : Heard
+        ``measure(latents)``.
+    wanted : (float, float)
+        Change of loudness (dB) and brightness (octaves) asked for; 0 keeps the property.
+    mask : Tensor [T] or [B, T], optional
+        1 on the frames that may change, 0 elsewhere; all by default.
+    hold : Hold, optional
+        Axes for the closed loop; None applies the moves and no more.
+
+    Returns
+    -------
+    Steered
+    """
+    edited = apply(latents, sae, moves)
+    heard = measure(edited)
+    if hold is None:
+        return Steered(edited, heard)
+    mask = torch.ones(latents.shape[:2]) if mask is None else mask.expand(latents.shape[:2])
+    strengths = torch.zeros(*latents.shape[:2], 2)
+    jacobian = torch.stack([_slopes(hold.loudness), _slopes(hold.brightness)], 1)
+    for _ in range(hold.rounds):
+        missing = _missing(before.descriptors, heard.descriptors, mask, torch.tensor(wanted))
+        strengths = _within(strengths + torch.linalg.solve(jacobian, missing[..., None])[..., 0], hold)
+        corrections = [(hold.loudness, strengths[..., 0]), (hold.brightness, strengths[..., 1])]
+        extra = [(axis, axis_change(axis, strength * mask)) for axis, strength in corrections]
+        edited = apply(latents, sae, [*moves, *extra])
+        heard = measure(edited)
+    return Steered(edited, heard)
+
+
 def shift_trial(
-    control: ControlVector, sae: SAE, clips: Clips, before: Heard, measure: Measure, semitones: int, strength: float
+    control: ControlVector,
+    sae: SAE,
+    clips: Clips,
+    before: Heard,
+    measure: Measure,
+    semitones: int,
+    strength: float,
+    hold: Hold | None = None,
 ) -> Trial:
     """Shift every pitched frame by some semitones and measure the decoded sound.
 
@@ -202,20 +297,29 @@ def shift_trial(
         Shift asked for; frames whose target lies outside the classes are left alone and not counted.
     strength : float
         Strength of the edit.
+    hold : Hold, optional
+        Close the loop on loudness and brightness.
     """
     target = clips.notes + semitones
     possible = (clips.notes >= 0) & (target >= 0) & (target < len(control.labels))
     change = note_change(control, clips.notes, torch.where(possible, target, -1), strength)
-    after = measure(apply(clips.latents, sae, [(control, change)]))
+    after = steer_latents(clips.latents, sae, [(control, change)], measure, before=before, hold=hold).heard
     wanted = torch.where(possible & before.descriptors.f0.isfinite(), clips.midi + semitones, torch.nan)
-    return _trial("pitch", float(semitones), before, after, hit_rate(after.descriptors, wanted))
+    return _trial("pitch", float(semitones), before, after, hit_rate(after.descriptors, wanted), hold)
 
 
-def axis_trial(control: ControlVector, sae: SAE, clips: Clips, before: Heard, measure: Measure, amount: float) -> Trial:
-    """Ask a calibrated axis for ``amount`` dB or octaves and measure the decoded sound (arguments as in ``shift_trial``)."""
-    change = axis_change(control, control.strength_for(amount))
-    after = measure(apply(clips.latents, sae, [(control, change)]))
-    return _trial(control.property, amount, before, after, None)
+def axis_trial(
+    control: ControlVector, sae: SAE, clips: Clips, before: Heard, measure: Measure, amount: float, hold: Hold | None = None
+) -> Trial:
+    """Ask a calibrated axis for ``amount`` dB or octaves and measure the decoded sound (arguments as in ``shift_trial``).
+
+    An amount outside the calibrated range is asked for at the end of the range; the error counts what that leaves.
+    """
+    low, high = control.range
+    change = axis_change(control, control.strength_for(min(max(amount, low), high)))
+    wanted = (amount, 0.0) if control.property == "loudness" else (0.0, amount)
+    after = steer_latents(clips.latents, sae, [(control, change)], measure, before=before, wanted=wanted, hold=hold).heard
+    return _trial(control.property, amount, before, after, None, hold)
 
 
 def isolation(change: Sequence[float], target: int, spread: Sequence[float]) -> float:
@@ -235,13 +339,49 @@ def isolation(change: Sequence[float], target: int, spread: Sequence[float]) -> 
     return float(scaled[target].abs() / others.square().mean().sqrt().clamp_min(1e-6))
 
 
-def _trial(property: str, asked: float, before: Heard, after: Heard, hits: float | None) -> Trial:
+def _slopes(control: ControlVector) -> Tensor:
+    """Change of loudness and brightness per unit strength around 0, [2]."""
+    zero = int(control.doses.abs().argmin())
+    low, high = max(zero - 1, 0), min(zero + 1, len(control.doses) - 1)
+    return (control.responses[high, 1:] - control.responses[low, 1:]) / (control.doses[high] - control.doses[low])
+
+
+def _missing(before: Descriptors, after: Descriptors, mask: Tensor, wanted: Tensor) -> Tensor:
+    """What each frame still lacks of the wanted dB and octaves, [B, T, 2]."""
+    audible = ((to_db(before.rms) > AUDIBLE_DB) & (mask > 0)).float()
+    loudness = (wanted[0] - (to_db(after.rms) - to_db(before.rms))).nan_to_num(0.0)
+    octaves = torch.where(audible > 0, (after.centroid / before.centroid).log2(), torch.nan)
+    brightness = wanted[1] - octaves.nanmedian(1, keepdim=True).values.nan_to_num(float(wanted[1]))
+    return torch.stack([_smooth(loudness, audible), brightness.expand_as(loudness)], -1)
+
+
+def _smooth(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted moving mean over ``SMOOTHING`` frames, [B, T]; frames with no weight near take the clip's mean."""
+    kernel = torch.ones(1, 1, SMOOTHING)
+
+    def window(x: Tensor) -> Tensor:
+        return torch.nn.functional.conv1d(x[:, None], kernel, padding=SMOOTHING // 2)[:, 0]
+
+    total = weights.sum(1, keepdim=True).clamp_min(1)
+    overall = (values * weights).sum(1, keepdim=True) / total
+    near = window(weights)
+    return torch.where(near > 0.5, window(values * weights) / near.clamp_min(1), overall)
+
+
+def _within(strengths: Tensor, hold: Hold) -> Tensor:
+    """Keep the strengths of both axes inside their calibrated doses."""
+    doses = (hold.loudness.doses, hold.brightness.doses)
+    return torch.stack([strengths[..., i].clamp(doses[i].min(), doses[i].max()) for i in range(2)], -1)
+
+
+def _trial(property: str, asked: float, before: Heard, after: Heard, hits: float | None, hold: Hold | None) -> Trial:
     per_clip = changes(before.descriptors, after.descriptors)
     change = _clip_median(per_clip)
     column = AXES.index(property)
     error = (per_clip[:, column] - asked).abs().nanmedian().item()
     distance = spectral_distance(before.log_mel, after.log_mel)
-    return Trial(property, asked, change[column].item(), error, hits, tuple(change.tolist()), distance, len(per_clip))
+    reached = change[column].item()
+    return Trial(property, asked, reached, error, hits, tuple(change.tolist()), distance, hold is not None, len(per_clip))
 
 
 def _clip_median(values: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ AXES = ("pitch", "loudness", "brightness")
 UNITS = {"pitch": "semitones", "loudness": "dB", "brightness": "octaves"}
 AUDIBLE_DB = -50.0
 """Frames quieter than this are left out when a change is measured: their pitch and centroid are noise."""
+HIT_MARGIN = 0.02
+"""Hit rate that a lower strength may give up."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class ControlVector:
             raise ParameterError(f"the {self.property} control has no calibrated axis; use a class name as the target")
         doses, reached = self._monotone()
         low, high = self.range
-        if not low <= amount <= high:
+        if not low - 1e-6 <= amount <= high + 1e-6:
             raise ParameterError(
                 f"{self.property} {amount:+g} {UNITS[self.property]} is out of reach; this bundle can move it by "
                 f"{low:+.1f} to {high:+.1f} {UNITS[self.property]}"
@@ -85,8 +87,14 @@ class ControlVector:
         return float(np.interp(amount, reached, doses))
 
     def best_strength(self) -> float:
-        """Return the calibrated strength with the highest hit rate (classes), 1.0 before calibration."""
-        return float(self.doses[self.hit_rate.argmax()]) if len(self.hit_rate) else 1.0
+        """Return the lowest calibrated strength whose hit rate is within ``HIT_MARGIN`` of the best: more only adds side effects.
+
+        1.0 before calibration.
+        """
+        if not len(self.hit_rate):
+            return 1.0
+        enough = self.hit_rate >= self.hit_rate.max() - HIT_MARGIN
+        return float(self.doses[enough].min())
 
     def _monotone(self) -> tuple[np.ndarray, np.ndarray]:
         """Doses and on-target responses of the longest increasing stretch around dose 0."""

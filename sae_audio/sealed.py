@@ -72,7 +72,7 @@ def write_sealed(folder: str | os.PathLike, files: Mapping[str, bytes]) -> Path:
         raise BundleError(
             f"a bundle has at most {MAX_FILES} json, safetensors, png and md files, not {len(files) + 1} with {wrong}"
         )
-    _check_replaceable(folder)
+    check_replaceable(folder)
     partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         for name, content in {**files, MANIFEST: manifest_of(files)}.items():
@@ -167,7 +167,7 @@ def _previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.previous")
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
     """Let only a missing or empty folder, or one with nothing but a bundle in it, be replaced."""
     if not os.path.lexists(folder):
         return

@@ -1,0 +1,235 @@
+"""The command line: ``sae-audio analyse | steer | eval | spaces`` (also ``python -m sae_audio``).
+
+Exit codes: 0 done, 2 something a user can fix (one line on stderr), 1 our fault (traceback with ``--debug``), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+from sae_audio.errors import ParameterError, SaeAudioError
+from sae_audio.files import write_bytes
+
+DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "checkpoints" / "etude"
+FEATURES_SHOWN = 12
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and where help is, and exit with 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def guarded(run: Callable[[], None], debug: bool) -> int:
+    """Run a command and turn what it raises into an exit code and one line on stderr."""
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+    try:
+        run()
+    except SaeAudioError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(f"internal error: {type(error).__name__}: {error} (run again with --debug and report it)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, run the command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    return guarded(lambda: arguments.run(arguments), arguments.debug)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="sae-audio", description="Look into the latent space of an audio model, and steer it.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks")
+    bundled = argparse.ArgumentParser(add_help=False, parents=[common])
+    bundled.add_argument(
+        "--bundle", default=str(DEFAULT_BUNDLE), help="folder or Hub id of a bundle (default: the shipped étude)"
+    )
+    bundled.add_argument("--revision", help="branch, tag or commit of a bundle on the Hub")
+    bundled.add_argument("--json", metavar="OUT", help="write the figures as JSON; - for standard output")
+    bundled.add_argument("--plot", metavar="OUT.png", help="draw a figure")
+    bundled.add_argument("--max-minutes", type=float, default=20.0, help="longest sound accepted (default: 20)")
+
+    analyse = commands.add_parser("analyse", parents=[bundled], help="what a bundle sees in a sound")
+    analyse.add_argument("file", metavar="FILE", help="a sound file: wav, flac, ogg, mp3, aiff")
+    analyse.set_defaults(run=_analyse)
+
+    steer = commands.add_parser("steer", parents=[bundled], help="move pitch, loudness, brightness or features of a sound")
+    steer.add_argument("file", metavar="FILE", help="a sound file: wav, flac, ogg, mp3, aiff")
+    steer.add_argument("--pitch", metavar="C5|+3", default="0", help="note to move to, or signed semitones")
+    steer.add_argument("--loudness", metavar="DB", type=float, default=0.0, help="dB to add, for example -6")
+    steer.add_argument(
+        "--brightness", metavar="OCT", type=float, default=0.0, help="octaves of spectral centroid, for example +0.5"
+    )
+    steer.add_argument(
+        "--feature", metavar="I=X", action="append", default=[], help="add X times the typical activation of feature I"
+    )
+    steer.add_argument("--from", dest="start", metavar="S", type=float, default=0.0, help="first second to edit")
+    steer.add_argument("--to", dest="stop", metavar="S", type=float, help="where to stop editing")
+    steer.add_argument(
+        "--no-hold", dest="hold", action="store_false", help="apply strengths as calibrated; do not correct the result"
+    )
+    steer.add_argument("--bits", type=int, choices=(16, 24), default=16, help="sample size of the WAV written (default: 16)")
+    steer.add_argument("-o", "--output", metavar="OUT.wav", help="default: FILE with .steered.wav in place of its suffix")
+    steer.set_defaults(run=_steer)
+
+    evaluate = commands.add_parser("eval", parents=[common], help="score a bundle on sound it was not trained on")
+    evaluate.add_argument("bundle", metavar="BUNDLE", nargs="?", default=str(DEFAULT_BUNDLE), help="folder or Hub id")
+    evaluate.add_argument("--revision", help="branch, tag or commit of a bundle on the Hub")
+    evaluate.add_argument("--audio", metavar="PATH", nargs="+", help="sound files or folders (default: held-out étude clips)")
+    evaluate.add_argument("--minutes", type=float, default=20.0, help="étude corpus size; its test split is scored (default: 20)")
+    evaluate.add_argument("--json", metavar="OUT", help="write the figures as JSON; - for standard output")
+    evaluate.add_argument("--plot", metavar="OUT.png", help="draw the isolation matrix")
+    evaluate.set_defaults(run=_eval)
+
+    spaces = commands.add_parser("spaces", parents=[common], help="list the latent spaces and what they need")
+    spaces.add_argument("--json", metavar="OUT", help="write the list as JSON; - for standard output")
+    spaces.set_defaults(run=_spaces)
+    return parser
+
+
+def _analyse(arguments: argparse.Namespace) -> None:
+    from sae_audio.audio import read
+    from sae_audio.bundle import Bundle
+    from sae_audio.pipeline import analyse
+    from sae_audio.report import describe_view, view_lines
+
+    sound = read(arguments.file, max_minutes=arguments.max_minutes)
+    bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
+    view = analyse(bundle, sound)
+    summary = describe_view(bundle, view, FEATURES_SHOWN)
+    if arguments.json != "-":
+        print("\n".join(view_lines(arguments.file, bundle, view, summary)))
+        print(f"\nnext: sae-audio steer {arguments.file} --pitch +5 --loudness -6 --brightness +0.5")
+    _write_json(arguments.json, summary)
+    if arguments.plot:
+        from sae_audio.plots import activation_heatmap, png
+
+        shown = view.top_features[:FEATURES_SHOWN]
+        labels = [f"{i} {bundle.atlas.feature(i).name.text}" for i in shown]
+        rate = bundle.spec.frame_rate
+        figure = activation_heatmap(view.audio, bundle.spec.sample_rate, view.acts[:, shown], labels, rate)
+        write_bytes(arguments.plot, png(figure))
+
+
+def _steer(arguments: argparse.Namespace) -> None:
+    from sae_audio.audio import read, write
+    from sae_audio.bundle import Bundle
+    from sae_audio.pipeline import steer
+    from sae_audio.report import change_lines, describe_change
+
+    features = dict(_feature(text) for text in arguments.feature)
+    moves = {"pitch": arguments.pitch, "loudness": arguments.loudness, "brightness": arguments.brightness}
+    if not features and moves == {"pitch": "0", "loudness": 0.0, "brightness": 0.0}:
+        raise ParameterError("nothing to steer; give at least one of --pitch, --loudness, --brightness, --feature")
+    sound = read(arguments.file, max_minutes=arguments.max_minutes)
+    output = Path(arguments.output) if arguments.output else Path(arguments.file).with_suffix(".steered.wav")
+    bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
+    steered = steer(bundle, sound, moves, features=features, start=arguments.start, stop=arguments.stop, hold=arguments.hold)
+    write(output, steered.sound.samples, steered.sound.sample_rate, bits=arguments.bits)
+    summary = describe_change(steered)
+    if arguments.json != "-":
+        print("\n".join([*change_lines(summary), f"wrote {output}"]))
+    _write_json(arguments.json, {**summary, "output": str(output)})
+    if arguments.plot:
+        from sae_audio.descriptors import Descriptors
+        from sae_audio.plots import before_after, png
+
+        first = (Descriptors(*(column[0] for column in side)) for side in (steered.before, steered.after))
+        write_bytes(arguments.plot, png(before_after(*first, bundle.spec.frame_rate)))
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from sae_audio.activations import audio_sources, clip_sources, extract
+    from sae_audio.bundle import Bundle
+    from sae_audio.etude.corpus import corpus
+    from sae_audio.pipeline import space_of
+    from sae_audio.recipe import evaluate
+    from sae_audio.report import metric_lines
+
+    bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
+    space = space_of(bundle)
+    if arguments.audio:
+        sources = audio_sources(arguments.audio)
+    else:
+        sources = clip_sources(corpus(arguments.minutes, seed=1000, source="additive", split="test"))
+    with tempfile.TemporaryDirectory() as folder:
+        store = extract(space, sources, folder)
+        for skipped in store.skipped:
+            print(f"skipped {skipped.name}: {skipped.reason}", file=sys.stderr)
+        metrics = evaluate(bundle, space, store)
+    if arguments.json != "-":
+        print("\n".join(metric_lines(metrics)))
+    _write_json(arguments.json, metrics)
+    if arguments.plot and "control" in metrics:
+        from sae_audio.plots import isolation_matrix, png
+
+        held = [trial for trial in metrics["control"]["trials"] if trial["held"]]
+        write_bytes(arguments.plot, png(isolation_matrix(held, metrics["control"]["spread"])))
+
+
+def _spaces(arguments: argparse.Namespace) -> None:
+    from sae_audio.latent_spaces import SPACES
+    from sae_audio.report import table
+
+    rows, listed = [], {}
+    for name, row in SPACES.items():
+        missing = [package for package in row.packages if find_spec(package) is None]
+        needs = f"pip install {' '.join(missing)}" if missing else "ready" if row.shipped else f"downloads {row.source}"
+        rate = row.sample_rate / row.hop_length
+        rows.append([name, row.sample_rate, row.channels, f"{rate:.4g}", row.d_in, ", ".join(row.taps), row.licence, needs])
+        listed[name] = {
+            "sample_rate": row.sample_rate,
+            "channels": row.channels,
+            "frame_rate": rate,
+            "d_in": row.d_in,
+            "taps": list(row.taps),
+            "licence": row.licence,
+            "source": row.source,
+            "missing_packages": missing,
+        }
+    if arguments.json != "-":
+        print("\n".join(table(["space", "Hz", "channels", "frames/s", "d_in", "taps", "licence of weights", "needs"], rows)))
+    _write_json(arguments.json, listed)
+
+
+def _feature(text: str) -> tuple[int, float]:
+    try:
+        index, strength = text.split("=")
+        return int(index), float(strength)
+    except ValueError:
+        raise ParameterError(f"--feature takes NUMBER=STRENGTH such as 42=1.5, got '{text}'") from None
+
+
+def _write_json(target: str | None, values: dict) -> None:
+    if target is None:
+        return
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    if target == "-":
+        print(text, end="")
+        return
+    write_bytes(target, text.encode())

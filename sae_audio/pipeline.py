@@ -1,0 +1,256 @@
+"""The few lines users copy: a sound and a bundle in; features, read-outs and steered sound out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sae_audio.audio import Sound, fit, mixdown, read, unfit
+from sae_audio.bundle import Bundle
+from sae_audio.calibration import Move, steer_latents
+from sae_audio.control import ControlVector, axis_change, note_change
+from sae_audio.control import axis as axis_control
+from sae_audio.descriptors import Descriptors, describe
+from sae_audio.errors import ParameterError
+from sae_audio.evaluation import hold_of, listener
+from sae_audio.latent_spaces import SPACES, Codec, LatentSpace, load_latent_space
+from sae_audio.properties import Property
+
+Target = float | str | tuple[str | float, float]
+"""A move: dB or octaves or semitones; for pitch also a note name; or (note or semitones, strength)."""
+
+
+class View(NamedTuple):
+    """What a bundle sees in a sound."""
+
+    sound: Sound
+    """As read, at its own rate and channel count."""
+    audio: Tensor
+    """[channels, N] in the form of the latent space."""
+    latents: Tensor
+    """[T, d_in]."""
+    acts: Tensor
+    """[T, d_sae]."""
+    descriptors: Descriptors
+    """f0, RMS and centroid measured on the audio, each [T]."""
+    posteriors: dict[str, Tensor]
+    """Per property: probability of each class, [T, n_classes], read off the activations."""
+    top_features: list[int]
+    """Features by the share of the activation they carry, strongest first."""
+
+
+class Steered(NamedTuple):
+    """A steered sound, with what was measured before and after."""
+
+    sound: Sound
+    """At the input's rate, channel count and length."""
+    before: Descriptors
+    """Measured on the codec's reconstruction of the input, each [B, T]; B is the input's channels in a mono space."""
+    after: Descriptors
+    """Measured on the steered sound."""
+
+
+def space_of(bundle: Bundle, device: str = "cpu") -> LatentSpace:
+    """Load the latent space that a bundle was trained on."""
+    spec = bundle.spec
+    row = SPACES.get(spec.name)
+    shipped = row is not None and row.shipped and spec.repo == f"checkpoints/{row.source}"
+    source = None if shipped else spec.repo
+    return load_latent_space(spec.name, tap=spec.tap, source=source, revision=spec.revision, device=device)
+
+
+def as_sound(sound: Sound | str | os.PathLike) -> Sound:
+    """Return a sound as it is, or read it from a file."""
+    return sound if isinstance(sound, Sound) else read(sound)
+
+
+@torch.inference_mode()
+def analyse(bundle: Bundle, sound: Sound | str | os.PathLike, *, space: LatentSpace | None = None) -> View:
+    """Return a sound's latents, activations, descriptors and probe read-outs.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        What to look with.
+    sound : Sound or path
+        20 ms to 20 minutes of sound; channels are folded.
+    space : LatentSpace, optional
+        The bundle's latent space if it is loaded already.
+
+    Returns
+    -------
+    View
+
+    Raises
+    ------
+    AudioError
+        The file cannot be read or is outside the limits.
+    LatentSpaceError
+        The bundle's latent space cannot be loaded.
+
+    Examples
+    --------
+    >>> from sae_audio import Bundle, analyse
+    >>> view = analyse(Bundle.from_pretrained("checkpoints/etude"), "song.wav")  # doctest: +SKIP
+    >>> view.acts.shape  # doctest: +SKIP
+    torch.Size([500, 1024])
+    """
+    sound = as_sound(sound)
+    space = space or space_of(bundle)
+    audio = mixdown(sound, space.spec)
+    latents = space.encode(audio)[0].cpu()
+    acts = bundle.sae.encode(latents)
+    descriptors = Descriptors(*(column[0] for column in describe(audio, space.spec.sample_rate, space.spec.hop_length)))
+    posteriors = {name: bundle.probes[f"{name}/acts"].probabilities(acts) for name in bundle.properties}
+    share = acts.sum(0)
+    ranked = share.argsort(descending=True)[: int((share > 0).sum())]
+    return View(sound, audio[0], latents, acts, descriptors, posteriors, ranked.tolist())
+
+
+@torch.inference_mode()
+def steer(
+    bundle: Bundle,
+    sound: Sound | str | os.PathLike,
+    moves: Mapping[str, Target],
+    *,
+    features: Mapping[int, float] | None = None,
+    start: float = 0.0,
+    stop: float | None = None,
+    hold: bool = True,
+    space: Codec | None = None,
+) -> Steered:
+    """Move a sound's pitch, loudness, brightness or single features, and return it as sound.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Must have control vectors and a latent space that decodes.
+    sound : Sound or path
+        The sound to steer.
+    moves : mapping
+        ``pitch``: a note (``"C5"``) or signed semitones (``3``, ``-5``), or a pair of either with a strength (``("C5", 1.5)``);
+        ``loudness``: dB; ``brightness``: octaves of spectral centroid. What is not named, or 0, stays.
+    features : mapping, optional
+        Feature number to strength: that multiple of its typical activation is added; negative takes away.
+    start, stop : float
+        Part of the sound that is edited, in seconds; to the end by default.
+    hold : bool
+        Measure the result and correct loudness and brightness to what was asked; off when features are edited and nothing
+        else is. Costs two more decodes.
+    space : Codec, optional
+        The bundle's latent space if it is loaded already.
+
+    Returns
+    -------
+    Steered
+
+    Raises
+    ------
+    ParameterError
+        A move is unknown, out of the bundle's calibrated range, or the space cannot be decoded.
+
+    Examples
+    --------
+    >>> from sae_audio import Bundle, steer
+    >>> bundle = Bundle.from_pretrained("checkpoints/etude")  # doctest: +SKIP
+    >>> steer(bundle, "song.wav", {"pitch": ("C5", 1.5), "loudness": -6.0}).sound  # doctest: +SKIP
+    """
+    sound = as_sound(sound)
+    space = _codec(bundle, space)
+    audio = fit(sound, space.spec)
+    latents = space.encode(audio).cpu()
+    measure = listener(space, like=audio)
+    before = measure(latents)
+    mask = _mask(latents.shape[1], space.spec.frame_rate, start, stop)
+    loudness, brightness = (float(moves.get(name, 0.0)) for name in ("loudness", "brightness"))
+    changes = _changes(bundle, moves, features or {}, describe(audio, space.spec.sample_rate, space.spec.hop_length), mask)
+    closed = hold_of(bundle.controls) if hold and any(control.kind != "feature" for control, _ in changes) else None
+    done = steer_latents(
+        latents, bundle.sae, changes, measure, before=before, wanted=(loudness, brightness), mask=mask, hold=closed
+    )
+    steered = unfit(done.heard.audio, sound, space.spec)
+    return Steered(Sound(steered, sound.sample_rate), before.descriptors, done.heard.descriptors)
+
+
+def _codec(bundle: Bundle, space: Codec | None) -> Codec:
+    space = space or space_of(bundle)
+    if not isinstance(space, Codec):
+        raise ParameterError(
+            f"'{bundle.spec.name}' cannot be decoded, so it cannot be steered to sound; "
+            "use a bundle of a codec such as etude-codec or encodec-24khz"
+        )
+    return space
+
+
+def _mask(n_frames: int, frame_rate: float, start: float, stop: float | None) -> Tensor:
+    """1 on the frames from ``start`` to ``stop``."""
+    seconds = n_frames / frame_rate
+    stop = seconds if stop is None else stop
+    if not 0 <= start < stop:
+        raise ParameterError(
+            f"the part to edit runs from {start:g} s to {stop:g} s; it must start at 0 or later and before it stops"
+        )
+    if start >= seconds:
+        raise ParameterError(f"the part to edit starts at {start:g} s, but the sound lasts {seconds:.2f} s")
+    centres = (torch.arange(n_frames) + 0.5) / frame_rate
+    return ((centres >= start) & (centres < stop)).float()
+
+
+def _changes(bundle: Bundle, moves: Mapping[str, Target], features: Mapping[int, float], measured: Descriptors, mask: Tensor):
+    """Turn what was asked into controls and their changes per frame."""
+    if unknown := sorted(set(moves) - {"pitch", "loudness", "brightness"}):
+        raise ParameterError(f"cannot move {', '.join(unknown)}; known are pitch, loudness and brightness")
+    changes: list[Move] = []
+    for name in ("loudness", "brightness"):
+        if amount := float(moves.get(name, 0.0)):
+            vector = _control(bundle, name)
+            changes.append((vector, axis_change(vector, vector.strength_for(amount) * mask)))
+    if moves.get("pitch", 0) not in (0, 0.0, "0", "+0", "-0"):
+        vector = _control(bundle, "pitch")
+        changes.append((vector, _pitch_change(vector, bundle.properties["pitch"], moves["pitch"], measured) * mask[:, None]))
+    for feature, strength in features.items():
+        vector = _feature(bundle, feature)
+        changes.append((vector, axis_change(vector, strength * mask)))
+    return changes
+
+
+def _control(bundle: Bundle, name: str) -> ControlVector:
+    if name not in bundle.controls:
+        known = ", ".join(sorted(key for key in bundle.controls if "/" not in key)) or "none"
+        raise ParameterError(f"this bundle has no control for {name}; it has: {known}")
+    return bundle.controls[name]
+
+
+def _pitch_change(vector: ControlVector, pitch: Property, target: Target, measured: Descriptors) -> Tensor:
+    target, strength = target if isinstance(target, tuple) else (target, vector.best_strength())
+    source = pitch.classes(measured)
+    if isinstance(target, str) and target.lstrip()[:1] not in ("+", "-"):
+        wanted = torch.full_like(source, pitch.class_index(target))
+    else:
+        wanted = source + _semitones(target)
+        wanted = torch.where((wanted >= 0) & (wanted < pitch.n_classes), wanted, -1)
+    return note_change(vector, source, wanted, strength)
+
+
+def _semitones(target: str | float) -> int:
+    try:
+        value = float(target)
+    except ValueError:
+        value = float("nan")
+    if value != round(value, 6) or abs(value - round(value)) > 1e-6:
+        raise ParameterError(f"pitch '{target}' is neither a note (C5, F#3) nor a whole number of semitones (+3, -5)")
+    return round(value)
+
+
+def _feature(bundle: Bundle, feature: int) -> ControlVector:
+    """A direction that adds the feature's typical activation."""
+    typical = bundle.atlas.feature(feature).mean
+    if typical <= 0:
+        raise ParameterError(f"feature {feature} never fired in training, so it has no typical activation to add")
+    direction = torch.zeros(bundle.sae.config.d_sae)
+    direction[feature] = typical
+    return axis_control("feature", "feature", "acts", direction)

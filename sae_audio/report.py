@@ -1,0 +1,193 @@
+"""Results as short tables for people and as plain dictionaries for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sae_audio.bundle import Bundle
+from sae_audio.calibration import changes
+from sae_audio.control import AUDIBLE_DB, AXES, UNITS
+from sae_audio.descriptors import Descriptors, midi_to_hz, to_db
+from sae_audio.pipeline import Steered, View
+from sae_audio.properties import axis_values, note_name
+
+SCORES = ("accuracy", "balanced_accuracy", "within_one")
+READ_UNITS = {"pitch": "Hz", "loudness": "dBFS", "brightness": "Hz"}
+
+
+def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return lines of aligned columns; numbers are right-aligned."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(header))]
+    return [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip() for row in cells
+    ]
+
+
+def describe_view(bundle: Bundle, view: View, n_features: int) -> dict:
+    """Return what a bundle sees in a sound: descriptors, how far the probes agree, the strongest features."""
+    samples = view.sound.samples
+    return {
+        "seconds": samples.shape[1] / view.sound.sample_rate,
+        "sample_rate": view.sound.sample_rate,
+        "channels": samples.shape[0],
+        "frames": len(view.latents),
+        "frame_rate": bundle.spec.frame_rate,
+        "l0": float((view.acts > 0).sum(-1).float().mean()),
+        "descriptors": {name: _measured(view.descriptors, name) for name in AXES},
+        "probes": {name: _agreement(bundle, view, name) for name in bundle.properties},
+        "features": [_feature(bundle, view, index) for index in view.top_features[:n_features]],
+    }
+
+
+def view_lines(name: str, bundle: Bundle, view: View, summary: Mapping) -> list[str]:
+    """Return the lines that ``sae-audio analyse`` prints."""
+    channels = f"{summary['channels']} channel{'s' if summary['channels'] > 1 else ''}"
+    lines = [
+        f"{name}: {summary['seconds']:.2f} s, {channels}, {summary['sample_rate']} Hz "
+        f"-> {bundle.spec.name}, {summary['frames']} frames at {summary['frame_rate']:.4g} Hz, "
+        f"{summary['l0']:.1f} features active",
+        "",
+    ]
+    rows = [
+        [prop, *_spoken(prop, summary["descriptors"][prop]), _share(summary["probes"].get(prop, {}).get("within_one_class"))]
+        for prop in AXES
+    ]
+    lines += table(["measured", "median", "10 %", "90 %", "frames", "probe agrees (±1 class)"], rows)
+    features = [
+        [f["feature"], f["name"], f"{f['share']:.1%}", f"{f['fires']:.0%}", f"{f['peak']:.3g}", f"{f['peak_time']:.2f} s"]
+        for f in summary["features"]
+    ]
+    lines += ["", *table(["feature", "name", "of all activation", "of frames", "peak", "at"], features)]
+    return lines
+
+
+def describe_change(steered: Steered) -> dict:
+    """Return what steering changed, measured on the sound: medians over audible frames and channels."""
+    change = changes(steered.before, steered.after).nanmedian(0).values.tolist()
+    return {
+        "change": {name: _number(value) for name, value in zip(AXES, change, strict=True)},
+        "before": {name: _measured(_flat(steered.before), name) for name in AXES},
+        "after": {name: _measured(_flat(steered.after), name) for name in AXES},
+        "samples": steered.sound.samples.shape[1],
+        "sample_rate": steered.sound.sample_rate,
+        "channels": steered.sound.samples.shape[0],
+    }
+
+
+def change_lines(summary: Mapping) -> list[str]:
+    """Return the lines that ``sae-audio steer`` prints."""
+    rows = []
+    for name in AXES:
+        change = summary["change"][name]
+        moved = "-" if change is None else f"{change:+.2f} {UNITS[name]}"
+        rows.append([name, _spoken(name, summary["before"][name])[0], _spoken(name, summary["after"][name])[0], moved])
+    return table(["measured", "before (median)", "after (median)", "median change"], rows)
+
+
+def metric_lines(metrics: Mapping) -> list[str]:
+    """Return the table of a bundle's figures on held-out recordings, each beside its baselines."""
+    sae = metrics["sae"]
+    lines = [
+        f"SAE on {sae['n_frames']:,} held-out frames of {sae['n_recordings']} recordings: "
+        f"fvu {sae['fvu']:.3f}, l0 {sae['l0']:.1f}, silent features {sae['dead_share']:.1%}",
+    ]
+    for name, scores in metrics.get("probes", {}).items():
+        any_score = next(iter(scores.values()))
+        rows = [[reader, *(f"{score[key]:.3f}" for key in SCORES)] for reader, score in scores.items()]
+        rows.append(["always the most frequent", f"{any_score['majority']:.3f}", f"{1 / any_score['n_classes']:.3f}", "-"])
+        lines += ["", *table([f"{name} probe on", "accuracy", "balanced", "±1 class"], rows)]
+    if trials := metrics.get("control", {}).get("trials"):
+        header = ["control", "through", "loop", "asked", "reached", "error", "within 50 c", "pitch", "loudness", "brightness"]
+        lines += ["", *table(header, [_trial_row(trial) for trial in trials])]
+    return lines
+
+
+def _trial_row(trial: Mapping) -> list[str]:
+    unit = {"pitch": "st", "loudness": "dB", "brightness": "oct"}[trial["property"]]
+    hits = "-" if trial["hit_rate"] is None else f"{trial['hit_rate']:.0%}"
+    loop = "closed" if trial["held"] else "open"
+    through = "SAE" if trial["via"] == "acts" else "raw latents"
+    change = [f"{c:+.2f} {u}" for c, u in zip(trial["change"], ("st", "dB", "oct"), strict=True)]
+    asked, reached, error = (f"{trial['asked']:+g} {unit}", f"{trial['reached']:+.2f}", f"{trial['error']:.2f}")
+    return [trial["property"], through, loop, asked, reached, error, hits, *change]
+
+
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit() or text[:1] in "+-."
+
+
+def _flat(descriptors: Descriptors) -> Descriptors:
+    return Descriptors(*(column.reshape(-1) for column in descriptors))
+
+
+def _physical(name: str, values: Tensor) -> Tensor:
+    if name == "pitch":
+        return midi_to_hz(values)
+    return 2**values if name == "brightness" else values
+
+
+def _measured(descriptors: Descriptors, name: str) -> dict:
+    """Median and spread of a property over audible frames, in Hz or dBFS."""
+    values = axis_values(descriptors, name)
+    values = values[values.isfinite() & (to_db(descriptors.rms) > AUDIBLE_DB)]
+    if not values.numel():
+        return {"median": None, "low": None, "high": None, "unit": READ_UNITS[name], "share_of_frames": 0.0}
+    levels = _physical(name, values.double().quantile(torch.tensor([0.5, 0.1, 0.9], dtype=torch.float64))).tolist()
+    share = values.numel() / descriptors.rms.numel()
+    return dict(zip(("median", "low", "high"), levels, strict=True)) | {"unit": READ_UNITS[name], "share_of_frames": share}
+
+
+def _spoken(name: str, measured: Mapping) -> list[str]:
+    values = [_say(name, measured[key]) for key in ("median", "low", "high")]
+    return [*values, _share(measured["share_of_frames"])]
+
+
+def _say(name: str, value: float | None) -> str:
+    if value is None:
+        return "none"
+    if name == "loudness":
+        return f"{value:.1f} dBFS"
+    if name == "pitch":
+        midi = 69 + 12 * torch.tensor(value / 440).log2().item()
+        return f"{note_name(midi)} ({value:.1f} Hz)"
+    return f"{value / 1000:.2f} kHz"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _agreement(bundle: Bundle, view: View, name: str) -> dict:
+    """Share of frames in which the probe's class is the measured one, or its neighbour."""
+    classes = bundle.properties[name].classes(view.descriptors)
+    defined = classes >= 0
+    if not defined.any():
+        return {"exact": None, "within_one_class": None, "frames": 0}
+    off = (view.posteriors[name].argmax(-1) - classes).abs()[defined]
+    return {
+        "exact": float((off == 0).float().mean()),
+        "within_one_class": float((off <= 1).float().mean()),
+        "frames": int(defined.sum()),
+    }
+
+
+def _feature(bundle: Bundle, view: View, index: int) -> dict:
+    column = view.acts[:, index]
+    peak = int(column.argmax())
+    return {
+        "feature": index,
+        "name": str(bundle.atlas.feature(index).name),
+        "share": float(column.sum() / view.acts.sum()),
+        "fires": float((column > 0).float().mean()),
+        "peak": float(column[peak]),
+        "peak_time": bundle.spec.frame_time(peak),
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if value == value else None

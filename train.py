@@ -1,0 +1,184 @@
+"""Train an SAE with probes, control vectors and a feature atlas on an audio latent space, and save it as a bundle.
+
+    python train.py                                        # the embedded default: synthesised music, étude codec, about 3 minutes
+    python train.py --audio ~/music --out runs/mine        # your own recordings
+    python train.py --space encodec-24khz --audio ~/music --d-sae 4096 --k 32
+    python train.py --config runs/mine.work/config.json    # the same again
+    accelerate launch train.py --audio ~/music             # several GPUs or machines
+
+A run that was stopped goes on with --resume. The bundle is a folder; everything else (latents, checkpoints, the training
+history) is in OUT.work beside it and can be deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from sae_audio.cli import Parser, guarded
+from sae_audio.errors import ParameterError
+
+PACKAGES = ("torch", "torchaudio", "numpy", "safetensors")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the options: defaults, then --config, then the command line."""
+    parser = Parser(prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("data")
+    data.add_argument("--space", default="etude-codec", help="latent space; `sae-audio spaces` lists them (default: etude-codec)")
+    data.add_argument("--tap", help="which tensor of the model counts as its latents (default: the space's first)")
+    data.add_argument("--source", help="folder or Hub id of the model's checkpoint (default: the space's own)")
+    data.add_argument("--audio", nargs="+", metavar="DIR", help="folders or files of sound (default: synthesised music)")
+    data.add_argument("--minutes", type=float, default=20.0, help="size of the synthesised corpus (default: 20)")
+    data.add_argument("--corpus", default="additive", choices=("additive", "fluidr3", "both"), help="its synthesiser")
+    data.add_argument("--tracker", default="yin", help="pitch tracker for --audio: yin, librosa-yin, pyin, crepe")
+    data.add_argument("--max-minutes", type=float, default=20.0, help="longer sound files are skipped (default: 20)")
+
+    sae = parser.add_argument_group("sparse autoencoder")
+    sae.add_argument("--sae", default="topk", help="relu, relu_rmsnorm, topk, batch_topk, jumprelu, matryoshka (default: topk)")
+    sae.add_argument("--d-sae", type=int, help="features (default: 16 per latent channel)")
+    sae.add_argument("--k", type=int, default=16, help="active features per frame (default: 16)")
+    sae.add_argument("--l1", type=float, help="L1 coefficient of relu and relu_rmsnorm")
+    sae.add_argument("--l1-on", choices=("pre", "post"), help="relu_rmsnorm: L1 before or after the norm")
+
+    fit = parser.add_argument_group("fitting")
+    fit.add_argument("--steps", type=int, default=1500, help="training steps (default: 1500)")
+    fit.add_argument("--batch-size", type=int, default=4096, help="frames per step (default: 4096)")
+    fit.add_argument("--lr", type=float, default=2e-3, help="learning rate (default: 0.002)")
+    fit.add_argument("--mode", default="honest", choices=("honest", "paper"), help="classes: physical bins, or the paper's")
+    fit.add_argument("--control-clips", type=int, default=8, help="held-out clips that controls are calibrated on (default: 8)")
+    fit.add_argument("--seed", type=int, default=0, help="of corpus, split, SAE and probes (default: 0)")
+    fit.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where models run")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--out", default="runs/etude", metavar="DIR", help="where the bundle goes (default: runs/etude)")
+    run.add_argument("--resume", action="store_true", help="continue a stopped run")
+    run.add_argument("--config", metavar="FILE", help="read options from JSON; the command line wins")
+    run.add_argument("--push-to-hub", metavar="USER/NAME", help="publish the bundle (comes with a later version)")
+    run.add_argument("--private", action="store_true", help="publish privately")
+    run.add_argument("--revision", help="branch to publish to")
+    run.add_argument("--debug", action="store_true", help="show tracebacks")
+    known = parser.parse_args(argv)
+    if known.config:
+        parser.set_defaults(**read_config(Path(known.config), vars(known)))
+    return parser.parse_args(argv)
+
+
+def read_config(path: Path, known: dict) -> dict:
+    """Return the options in a JSON file; refuse what is no option."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"--config {path} cannot be read as JSON ({error}); write one with OUT.work/config.json") from None
+    if not isinstance(values, dict) or (unknown := sorted(set(values) - set(known))):
+        raise ParameterError(f"--config {path} must hold options by name; unknown: {', '.join(unknown) if values else values!r}")
+    return values
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what would fail late."""
+    from sae_audio.sae import VARIANTS
+
+    if options.push_to_hub or options.private or options.revision:
+        raise ParameterError(
+            "--push-to-hub, --private and --revision come with a later version; "
+            "train without them, then run `hf upload USER/NAME OUT .`"
+        )
+    if options.sae not in VARIANTS:
+        raise ParameterError(f"--sae is '{options.sae}'; known are {', '.join(VARIANTS)}")
+    if not 1 <= options.minutes <= 6000:
+        raise ParameterError(f"--minutes is {options.minutes:g}; the synthesised corpus is 1 to 6000 minutes")
+    if options.control_clips < 1:
+        raise ParameterError(f"--control-clips is {options.control_clips}; it must be at least 1")
+    from sae_audio.sealed import check_replaceable
+
+    check_replaceable(Path(options.out).absolute())
+
+
+def sources(options: argparse.Namespace) -> list:
+    """Return what is learned from: the user's sound files, or the synthesised corpus."""
+    from sae_audio.activations import audio_sources, clip_sources
+    from sae_audio.etude.corpus import corpus
+
+    if options.audio:
+        return audio_sources(options.audio, max_minutes=options.max_minutes)
+    return clip_sources(corpus(options.minutes, seed=options.seed, source=options.corpus))
+
+
+def provenance(options: argparse.Namespace) -> dict:
+    """Return what a reader needs to make the bundle again."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    data = {"audio": options.audio} if options.audio else {"corpus": options.corpus, "minutes": options.minutes}
+    return {
+        "command": "python train.py " + " ".join(sys.argv[1:]),
+        "data": data,
+        "seed": options.seed,
+        "git": commit.stdout.strip() or None,
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+    }
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run the main job."""
+    from sae_audio.activations import extract
+    from sae_audio.files import write_bytes
+    from sae_audio.latent_spaces import load_latent_space
+    from sae_audio.recipe import Recipe, fit_bundle
+    from sae_audio.report import metric_lines
+    from sae_audio.sae import SAEConfig
+    from sae_audio.training import TrainConfig
+
+    check(options)
+    leader = int(os.environ.get("RANK", 0)) == 0
+    say = (lambda line: print(line, flush=True)) if leader else (lambda line: None)
+    work = Path(f"{options.out}.work")
+    space = load_latent_space(options.space, tap=options.tap, source=options.source, device=options.device)
+    l1 = {} if options.l1 is None else {"l1_coefficient": options.l1}
+    l1 |= {} if options.l1_on is None else {"l1_on": options.l1_on}
+    d_sae = options.d_sae or 16 * space.spec.d_in
+    recipe = Recipe(
+        sae=SAEConfig(options.sae, space.spec.d_in, d_sae, k=options.k, **l1),
+        train=TrainConfig(steps=options.steps, batch_size=options.batch_size, lr=options.lr, seed=options.seed),
+        mode=options.mode,
+        control_clips=options.control_clips,
+    )
+    say(f"1/5 latents of '{options.space}' into {work / 'latents'}")
+    settings = None if options.audio else {"corpus": options.corpus, "minutes": options.minutes, "seed": options.seed}
+    store = extract(
+        space, sources(options), work / "latents", seed=options.seed, tracker=options.tracker, settings=settings, progress=leader
+    )
+    for skipped in store.skipped:
+        say(f"skipped {skipped.name}: {skipped.reason}")
+    if leader:
+        keep = {name: value for name, value in vars(options).items() if name not in ("config", "resume", "debug")}
+        write_bytes(work / "config.json", json.dumps(keep, indent=2, sort_keys=True).encode())
+    bundle = fit_bundle(
+        space,
+        store,
+        recipe,
+        work_dir=work / "training",
+        provenance=provenance(options),
+        resume=options.resume,
+        progress=leader,
+        device=options.device,
+        report=say,
+    )
+    if bundle is None:  # another process does the rest
+        return
+    bundle.save(options.out)
+    say("\n" + "\n".join(metric_lines(bundle.metrics)))
+    if store.skipped:
+        say(f"\n{len(store.skipped)} recordings were skipped")
+    say(f"\nsaved {options.out}; look into a sound next:\n  python -m sae_audio analyse FILE.wav --bundle {options.out}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(lambda: main(parse()), "--debug" in sys.argv))
