@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sae_audio.errors import ParameterError
-from sae_audio.naming import Name, mutual_information, name_feature
+from sae_audio.naming import Name, mutual_information, name_features
 from sae_audio.tally import HISTOGRAM_EDGES, Frames, Moments, Tally, firings_of, number_runs
 
 if TYPE_CHECKING:
@@ -220,24 +220,6 @@ def _tuning(tally: Tally, prop: str) -> Tuning:
     return Tuning(frames, (tally.fired[prop] / seen).float(), (tally.summed[prop] / seen).float(), bits.float())
 
 
-def _names(tally: Tally, tuning: Mapping[str, Tuning], properties: Mapping[str, Property]) -> tuple[Name, ...]:
-    """Name every feature."""
-    classes = {prop: tuple(p.names) for prop, p in properties.items()}
-    frames = {prop: curve.frames for prop, curve in tuning.items()}
-    firings, seconds = tally.histogram.sum(1).tolist(), tally.seconds.tolist()
-    return tuple(
-        name_feature(
-            firings[i],
-            seconds[i],
-            {prop: tally.fired[prop][i] for prop in classes},
-            frames,
-            {prop: tuning[prop].bits[i].item() for prop in classes},
-            classes,
-        )
-        for i in range(tally.d_sae)
-    )
-
-
 def build_atlas(
     acts: Iterable[SparseActs | Tensor],
     classes: Mapping[str, Tensor],
@@ -330,7 +312,14 @@ def _summary(
         neighbour=near[1],
         neighbour_cosine=near[0],
         tuning=tuning,
-        names=_names(tally, tuning, properties),
+        names=name_features(
+            firings,
+            tally.seconds,
+            tally.fired,
+            {prop: curve.frames for prop, curve in tuning.items()},
+            {prop: curve.bits for prop, curve in tuning.items()},
+            {prop: p.names for prop, p in properties.items()},
+        ),
         recordings=tuple(recording_names),
         frames=len(tally.frames.recording),
     )

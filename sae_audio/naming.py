@@ -11,6 +11,7 @@ This is cautious; random firing comes out near zero bits.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -92,7 +93,7 @@ def mutual_information(fired: Tensor, frames: Tensor, runs: int | None = None) -
     ----------
     fired : Tensor [d, n_classes]
         Frames of each class in which each feature fires.
-    frames : Tensor [n_classes]
+    frames : Tensor [n_classes] or [d, n_classes]
         Frames of each class.
     runs : int, optional
         Independent observations for the bias correction (see the top of this file). Without it no correction is made.
@@ -120,72 +121,97 @@ def mutual_information(fired: Tensor, frames: Tensor, runs: int | None = None) -
     return bits.clamp(min=0).minimum(of_firing)
 
 
-def preferred_range(fired: Tensor, frames: Tensor) -> tuple[int, int]:
-    """Return the classes around the highest firing rate in which the rate is at least half of it.
+def preferred_ranges(fired: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the classes around each feature's highest firing rate in which its rate is at least half of that.
 
     Parameters
     ----------
-    fired, frames : Tensor [n_classes]
-        Firing frames and all frames of each class. Rates are pulled to the mean rate by ``PRIOR_FRAMES`` frames.
+    fired : Tensor [d, n_classes]
+        Frames of each class in which each feature fires.
+    frames : Tensor [n_classes]
+        Frames of each class. Rates are pulled to the feature's mean rate by ``PRIOR_FRAMES`` frames.
 
     Returns
     -------
-    tuple of int
+    tuple of Tensor [d]
         First and last class of the range, both included.
+
+    Examples
+    --------
+    >>> import torch
+    >>> low, high = preferred_ranges(torch.tensor([[0, 10, 480, 900, 470, 0]]), torch.full((6,), 1000))
+    >>> low.item(), high.item()
+    (2, 4)
     """
-    base = fired.sum() / frames.sum().clamp(min=1)
-    rate = ((fired + PRIOR_FRAMES * base) / (frames + PRIOR_FRAMES)).tolist()
-    low = high = max(range(len(rate)), key=rate.__getitem__)
-    half = rate[low] / 2
-    while low > 0 and rate[low - 1] >= half:
-        low -= 1
-    while high < len(rate) - 1 and rate[high + 1] >= half:
-        high += 1
+    base = fired.sum(1, keepdim=True) / frames.sum().clamp(min=1)
+    rate = (fired + PRIOR_FRAMES * base) / (frames + PRIOR_FRAMES)
+    top, peak = rate.max(1, keepdim=True)
+    weak, index = rate < top / 2, torch.arange(len(frames)).expand_as(rate)
+    low = index.masked_fill(~weak | (index > peak), -1).amax(1) + 1
+    high = index.masked_fill(~weak | (index < peak), len(frames)).amin(1) - 1
     return low, high
 
 
-def _candidate(prop: str, class_names: tuple[str, ...], fired: Tensor, frames: Tensor, bits: float, firings: int) -> Name:
-    """Best name within one property for one feature."""
-    low, high = preferred_range(fired, frames)
-    inside = slice(low, high + 1)
-    hit, known = fired[inside].sum(), fired.sum()
-    ranged = torch.stack((frames[inside].sum(), frames.sum() - frames[inside].sum()))
-    explained = mutual_information(torch.stack((hit, known - hit))[None], ranged).item()
-    of_firing = entropy(torch.stack((known, frames.sum() - known))).item()
-    text = f"{prop} ≈ {class_names[low]}" if low == high else f"{prop} {class_names[low]} to {class_names[high]}"
-    confidence = explained / of_firing if of_firing else 0.0
-    return Name(text, prop, low, high, confidence, bits, (hit / known.clamp(min=1)).item(), firings)
+def _candidates(
+    prop: str, names: Sequence[str], fired: Tensor, frames: Tensor, bits: Tensor, firings: Sequence[int]
+) -> list[Name]:
+    """Best name within one property for every feature."""
+    low, high = preferred_ranges(fired, frames)
+    index = torch.arange(len(frames))
+    inside = (index >= low[:, None]) & (index <= high[:, None])
+    hits, known = (fired * inside).sum(1), fired.sum(1)
+    covered = (frames * inside).sum(1)
+    split = torch.stack((covered, frames.sum() - covered), 1)  # frames in the range and outside, [d, 2]
+    explained = mutual_information(torch.stack((hits, known - hits), 1), split)
+    confidence = explained / entropy(torch.stack((known, frames.sum() - known), 1)).clamp(min=1e-12)
+    columns = (low, high, confidence, bits.double(), hits / known.clamp(min=1))
+    return [
+        Name(f"{prop} ≈ {names[a]}" if a == b else f"{prop} {names[a]} to {names[b]}", prop, a, b, *measured, n)
+        for a, b, *measured, n in zip(*(column.tolist() for column in columns), firings, strict=True)
+    ]
 
 
-def name_feature(
-    firings: int, seconds: int, fired: dict[str, Tensor], frames: dict[str, Tensor], bits: dict[str, float], classes: dict
-) -> Name:
-    """Name one feature after the property range that explains its firing best.
+def name_features(
+    firings: Tensor,
+    seconds: Tensor,
+    fired: Mapping[str, Tensor],
+    frames: Mapping[str, Tensor],
+    bits: Mapping[str, Tensor],
+    classes: Mapping[str, Sequence[str]],
+) -> tuple[Name, ...]:
+    """Name every feature after the property range that explains its firing best.
+
+    A feature that never fires is ``dead``. It stays ``unnamed`` if it fires in fewer than ``MIN_FIRINGS`` frames whose class is
+    known or in fewer than ``MIN_SECONDS`` seconds, or if no name explains ``MIN_CONFIDENCE`` of its firing.
 
     Parameters
     ----------
-    firings : int
-        Frames in which the feature fires.
-    seconds : int
+    firings : Tensor [d]
+        Frames in which each feature fires.
+    seconds : Tensor [d]
         Separate seconds of sound in which it fires.
-    fired, frames : dict of Tensor [n_classes]
-        Per property: firing frames and all frames of each class.
-    bits : dict of float
+    fired : dict of Tensor [d, n_classes]
+        Per property: frames of each class in which each feature fires.
+    frames : dict of Tensor [n_classes]
+        Per property: frames of each class.
+    bits : dict of Tensor [d]
         Per property: information of the firing about the class, bits.
-    classes : dict of tuple of str
+    classes : dict of sequence of str
         Per property: class names.
 
     Returns
     -------
-    Name
-        ``dead`` if it never fires; ``unnamed`` with fewer than ``MIN_FIRINGS`` firings or ``MIN_SECONDS`` seconds, or when no
-        name explains at least ``MIN_CONFIDENCE`` of the firing.
+    tuple of Name
+        d names.
     """
-    if not firings:
-        return Name("dead", None, -1, -1, 0.0, 0.0, 0.0, 0)
-    known = [prop for prop in classes if fired[prop].sum() >= MIN_FIRINGS and seconds >= MIN_SECONDS]
-    names = [_candidate(prop, classes[prop], fired[prop], frames[prop], bits[prop], firings) for prop in known]
-    best = max(names, key=lambda name: name.confidence, default=None)
-    if best is None or best.confidence < MIN_CONFIDENCE:
-        return Name("unnamed", None, -1, -1, best.confidence if best else 0.0, 0.0, 0.0, firings)
-    return best
+    counts = firings.tolist()
+    names = {prop: _candidates(prop, classes[prop], fired[prop], frames[prop], bits[prop], counts) for prop in classes}
+    usable = {prop: ((fired[prop].sum(1) >= MIN_FIRINGS) & (seconds >= MIN_SECONDS)).tolist() for prop in classes}
+    return tuple(_best([names[p][i] for p in classes if usable[p][i]], n) for i, n in enumerate(counts))
+
+
+def _best(candidates: Sequence[Name], firings: int) -> Name:
+    best = max(candidates, key=lambda name: name.confidence, default=None)
+    if best is not None and best.confidence >= MIN_CONFIDENCE:
+        return best
+    return Name("unnamed" if firings else "dead", None, -1, -1, best.confidence if best else 0.0, 0.0, 0.0, firings)

@@ -8,7 +8,7 @@ import torch
 
 from sae_audio.atlas import Atlas, build_atlas, nearest_directions
 from sae_audio.errors import ParameterError
-from sae_audio.naming import Name, entropy, mutual_information, preferred_range
+from sae_audio.naming import Name, entropy, mutual_information, preferred_ranges
 from sae_audio.properties import Property, honest_properties
 from sae_audio.sae import SparseActs
 from sae_audio.tally import HISTOGRAM_EDGES
@@ -193,10 +193,12 @@ def test_a_single_held_note_is_an_anecdote():
 
 
 def test_preferred_range_is_half_of_the_peak():
-    frames = torch.full((6,), 1000)
-    assert preferred_range(torch.tensor([0, 10, 480, 900, 470, 0]), frames) == (2, 4)
+    fired = torch.tensor([[0, 10, 480, 900, 470, 0], [900, 900, 0, 0, 0, 800], [0, 0, 0, 0, 0, 0]])
+    low, high = preferred_ranges(fired, torch.full((6,), 1000))
+    assert low.tolist()[:2] == [2, 0] and high.tolist()[:2] == [4, 1]
     # A class seen twice cannot win, though it fired both times.
-    assert preferred_range(torch.tensor([2, 0, 0, 300, 0, 0]), torch.tensor([2, 500, 500, 500, 500, 500])) == (3, 3)
+    low, high = preferred_ranges(torch.tensor([[2, 0, 0, 300, 0, 0]]), torch.tensor([2, 500, 500, 500, 500, 500]))
+    assert (low.item(), high.item()) == (3, 3)
 
 
 def test_neighbours():
