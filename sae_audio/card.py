@@ -88,7 +88,7 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|").replace("\n", " ")
 
 
@@ -216,6 +216,7 @@ def _control(trials: Sequence[Mapping]) -> str:
             (
                 f"{trial['property']} {trial['asked']:+g} {UNITS[trial['property']]}",
                 READERS.get(trial["via"], trial["via"]),
+                "closed" if trial.get("held") else "open",
                 f"{trial['reached']:+.3g}",
                 trial["error"],
                 None if hits is None else f"{hits:.0%}",
@@ -228,6 +229,7 @@ def _control(trials: Sequence[Mapping]) -> str:
     header = (
         "asked for",
         "edited",
+        "loop",
         "reached",
         "median error",
         "within 50 cents",
@@ -241,8 +243,10 @@ def _control(trials: Sequence[Mapping]) -> str:
     return f"""\
 ## Control, measured on the decoded sound of held-out recordings
 
-Medians over clips, against the codec's own reconstruction. *Isolation* is the change asked for over the change of the other
-properties, in standard deviations of the data. *Spectral distance* is the mean change of the level-free log-mel spectrum.
+Medians over clips, against the codec's own reconstruction. In an *open* loop the strength comes from the dose-response of other
+recordings; *closed*, loudness and brightness are measured on the result and corrected. *Isolation* is the change asked for over
+the change of the other properties, in standard deviations of the data. *Spectral distance* is the mean change of the level-free
+log-mel spectrum.
 
 {table(header, rows)}"""
 

@@ -49,8 +49,11 @@ def test_probe_table_has_baselines_majority_and_counts(card):
 
 def test_control_table(card):
     section = card.split("## Control")[1].split("\n## ")[0]
-    assert "| pitch +2 semitones | **SAE features** | +1.98 | 0.25 | 83% | +1.98 | +0.20 | +0.01 | 0.31 | 12.3 | 12 |" in section
-    assert "| loudness -6 dB | **SAE features** | -5.8 | 0.25 |  | " in section
+    assert (
+        "| pitch +2 semitones | **SAE features** | closed | +1.98 | 0.25 | 83% | +1.98 | +0.20 | +0.01 | 0.31 | 12.3 | 12 |"
+        in section
+    )
+    assert "| loudness -6 dB | **SAE features** | open | -5.8 | 0.25 |  | " in section
 
 
 def test_feature_counts_add_up(made, card):
@@ -110,9 +113,10 @@ def test_card_is_the_same_every_time(made, card):
 
 
 def test_table_cells():
-    assert table(("a", "b"), [(1234, None), (0.12345, "x|y\nz")]).splitlines() == [
+    assert table(("a", "b"), [(1234, None), (0.12345, "x|y\nz"), (1433.3, 0.5)]).splitlines() == [
         "| a | b |",
         "| --- | --- |",
         "| 1,234 |  |",
         "| 0.123 | x\\|y z |",
+        "| 1,433 | 0.5 |",
     ]

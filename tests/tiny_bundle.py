@@ -41,7 +41,15 @@ def tiny_metrics() -> dict:
         "control": {
             "spread": [8.0, 9.0, 0.7],
             "trials": [
-                {**trial, "property": "pitch", "asked": 2.0, "reached": 1.98, "hit_rate": 0.83, "change": (1.98, 0.2, 0.01)},
+                {
+                    **trial,
+                    "property": "pitch",
+                    "asked": 2.0,
+                    "reached": 1.98,
+                    "hit_rate": 0.83,
+                    "held": True,
+                    "change": (1.98, 0.2, 0.01),
+                },
                 {**trial, "property": "loudness", "asked": -6.0, "reached": -5.8, "change": (float("nan"), -5.8, 0.05)},
             ],
         },

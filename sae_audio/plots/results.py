@@ -27,6 +27,8 @@ READERS = {
     "untrained": "untrained SAE",
 }
 """What a probe reads, in words."""
+LEAST_TOP = {"fvu": 0.1, "l0": 1.0, "dead": 0.1}
+"""Least upper end of a training axis."""
 LEAST_SPAN = {"pitch": 1.0, "loudness": 3.0, "brightness": 0.25}
 """Least half-height of a response axis, so that noise is not blown up to look like an effect."""
 
@@ -39,6 +41,8 @@ def training_curves(history: Sequence[Mapping]) -> Figure:
     history : sequence of dict
         Rows of ``train_sae``: ``step``, ``fvu``, ``l0``, ``dead`` (share of features) and, where measured, ``validation_fvu``.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = new_figure(3.8)
     panels = figure.subplots(1, 3)
     titles = {"fvu": "fraction of variance unexplained", "l0": "active features per frame (l0)", "dead": "share of dead features"}
@@ -49,11 +53,12 @@ def training_curves(history: Sequence[Mapping]) -> Figure:
                 marker = "o" if name != key else None
                 ax.plot([row["step"] for row in rows], [row[name] for row in rows], color=colour, label=label, marker=marker)
         dress(ax, "step", "", title, grid=True)
-        ax.set_ylim(0, 1.08 * max((value for line in ax.lines for value in line.get_ydata()), default=0) or 1)
+        ax.set_ylim(0, max(LEAST_TOP[key], 1.08 * max((value for line in ax.lines for value in line.get_ydata()), default=0)))
     panels[0].set_ylim(None, None, auto=True)
     panels[0].set_yscale("log")
-    for set_formatter in (panels[0].yaxis.set_major_formatter, panels[0].yaxis.set_minor_formatter):
-        set_formatter(lambda value, _: f"{value:.2g}")
+    panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panels[0].yaxis.set_minor_formatter(NullFormatter())
     if len(panels[0].lines) > 1:
         panels[0].legend(fontsize=11)
     return figure
@@ -69,7 +74,9 @@ def probe_scores(scores: Mapping[str, Mapping[str, Mapping]]) -> Figure:
     """
     figure = new_figure(4.2)
     panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
-    for ax, (prop, readers) in zip(panels, scores.items(), strict=True):
+    props = [name for name in AXES if name in scores]
+    for ax, prop in zip(panels, props, strict=True):
+        readers = scores[prop]
         names = [name for name in READERS if name in readers]
         for i, name in enumerate(names):
             score = readers[name]
@@ -192,6 +199,8 @@ def tuning_map(atlas: Atlas, properties: Mapping[str, Property]) -> Figure:
     properties : dict of Property
         Its properties.
     """
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(5.4)
     panels = figure.subplots(1, len(properties), squeeze=False)[0]
     for ax, (name, prop) in zip(panels, properties.items(), strict=True):
@@ -206,6 +215,7 @@ def tuning_map(atlas: Atlas, properties: Mapping[str, Property]) -> Figure:
         curves = (rate[chosen] / rate[chosen].amax(1, keepdim=True)).numpy()
         extent = (prop.edges[0], prop.edges[-1], len(chosen), 0)
         image = ax.imshow(curves, aspect="auto", cmap=MAP, vmin=0, vmax=1, extent=extent, interpolation="nearest")
+        ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
         class_ticks(ax, prop, horizontal=True)
     if any(ax.images for ax in panels):
         colorbar(figure, image, panels, "firing rate / highest of the feature")
@@ -221,7 +231,8 @@ def bundle_figures(bundle: Bundle) -> dict[str, bytes]:
         figures["probes.png"] = probe_scores(metrics["probes"])
     if any(len(control.doses) for control in bundle.controls.values()):
         figures["dose_response.png"] = dose_response(bundle.controls)
-    if trials := [trial for trial in metrics.get("control", {}).get("trials", []) if trial["via"] == "acts"]:
+    trials = [trial for trial in metrics.get("control", {}).get("trials", []) if trial["via"] == "acts"]
+    if trials := [trial for trial in trials if trial.get("held")] or trials:  # closed loop, where it was measured, as steer does
         figures["isolation.png"] = isolation_matrix(trials, metrics["control"]["spread"])
     figures["tuning.png"] = tuning_map(bundle.atlas, bundle.properties)
     return {name: png(figure) for name, figure in figures.items()}
@@ -231,7 +242,8 @@ def _amount(change: float, name: str) -> str:
     """A measured change with its unit."""
     if np.isnan(change):
         return "not measured"
-    return f"{change:+.2f} {UNITS[name]}" if name == "brightness" else f"{change:+.1f} {UNITS[name]}"
+    text = f"{change:+.2f}" if name == "brightness" else f"{change:+.1f}"
+    return f"{text if float(text) else '0'} {UNITS[name]}"
 
 
 def _frame(column: int, row: int) -> Rectangle:
