@@ -1,12 +1,14 @@
-"""The étude codec: log-magnitude STFT → 64 numbers per frame → log-magnitude STFT → phase by Griffin-Lim.
+"""The étude codec: STFT magnitudes as level and shape → 64 numbers per frame → magnitudes → phase by Griffin-Lim.
 
-    audio [B, N] ──STFT, two spectra per frame──► [B, T, 1026] ──log, PCA + ConvNeXt──► latents [B, T, 64]
-    audio [B, N] ◄──Griffin-Lim── magnitudes [B, 513, 2T] ◄──exp, PCA + ConvNeXt── latents [B, T, 64]
+    audio [B, N] ──STFT──► magnitudes [B, T, 2, 513] ──level, shape──► [B, T, 1028] ──PCA + ConvNeXt──► latents [B, T, 64]
+    audio [B, N] ◄──Griffin-Lim── magnitudes [B, 513, 2T] ◄──level × shape── [B, T, 1028] ◄──PCA + ConvNeXt── latents
 
 The latents carry no phase: measured before building, phase-free latents can be steered and waveform latents of equal quality
-cannot. Both directions are a linear map that starts as PCA plus a residual ConvNeXt network (arXiv 2201.03545) that starts at
-zero, so the codec works before its first training step and training only improves on PCA. The encoder is that of a VAE
-(arXiv 1312.6114); outside training its mean is the latent. Griffin-Lim with momentum: doi 10.1109/WASPAA.2013.6701851.
+cannot. A spectrum is split into its level (logarithm of its norm) and its shape (what is left, compressed by a power of 0.3):
+with that, PCA alone keeps the pitch of 98 % of the frames, and of 83 % when it works on log magnitudes. Both directions are a
+linear map, which is that PCA, plus a residual ConvNeXt network (arXiv 2201.03545) that starts at zero, so the codec works
+before its first training step and training only improves on PCA. The encoder is that of a VAE (arXiv 1312.6114); outside
+training its mean is the latent. Phase is the business of `phase.py`.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchaudio.functional import griffinlim
 
 from sae_audio.errors import ParameterError
+from sae_audio.etude.phase import griffin_lim, starting_phase, turns_per_hop
 
 SPECTRA_PER_FRAME = 2
 """STFT spectra in one latent frame, centred at 1/4 and 3/4 of it, so that the pair is symmetric about the frame's centre."""
+LEVEL_WEIGHT = 0.5
+"""Weight of a level, in nats, beside the shape, in units of compressed magnitude; PCA keeps levels to 0.3 dB."""
 KERNEL = 7
 """Frames that one ConvNeXt block sees: 3 to each side."""
 
@@ -47,9 +51,11 @@ class CodecConfig:
     """ConvNeXt blocks on the way in; 0 leaves the linear map alone."""
     decoder_blocks: int = 0
     """ConvNeXt blocks on the way out; 0 leaves the linear map alone."""
-    floor: float = 1e-5
-    """Added to magnitudes (full-scale sine = 1) before the logarithm: -100 dBFS."""
-    phase_iterations: int = 16
+    power: float = 0.3
+    """Compression of the shape of a spectrum, in (0, 1]."""
+    floor: float = 3e-5
+    """Added to the norm of a spectrum (full-scale sine = 1.22): fades the shape of anything below -90 dBFS."""
+    phase_iterations: int = 8
     """Griffin-Lim iterations."""
     phase_momentum: float = 0.99
     """Griffin-Lim momentum, in [0, 1)."""
@@ -57,6 +63,8 @@ class CodecConfig:
     def __post_init__(self) -> None:
         if self.hop_length % SPECTRA_PER_FRAME or self.n_fft < 2 * self.hop_length:
             raise ParameterError(f"hop_length {self.hop_length} must be even and at most n_fft / 2 = {self.n_fft // 2}")
+        if not 0 < self.power <= 1:
+            raise ParameterError(f"power is {self.power}; it must be in (0, 1]")
         if not 0 <= self.phase_momentum < 1:
             raise ParameterError(f"phase_momentum is {self.phase_momentum}; it must be in [0, 1)")
 
@@ -67,8 +75,8 @@ class CodecConfig:
 
     @property
     def d_features(self) -> int:
-        """Log magnitudes in one latent frame."""
-        return SPECTRA_PER_FRAME * self.n_bins
+        """Numbers that a latent frame stands for: shape and level of each of its spectra."""
+        return SPECTRA_PER_FRAME * (self.n_bins + 1)
 
     @property
     def stft_hop(self) -> int:
@@ -94,6 +102,34 @@ class Posterior(NamedTuple):
     """The latents, ``[B, T, d_latent]``."""
     log_std: Tensor
     """Natural logarithm of the standard deviation, ``[B, T, d_latent]``."""
+
+
+def compress(magnitudes: Tensor, config: CodecConfig) -> Tensor:
+    """Split spectra into shape and level: ``(m / n) ** power`` and ``log n``, with the norm ``n = ‖m‖ + floor``.
+
+    Parameters
+    ----------
+    magnitudes : Tensor [B, T, 2, n_bins]
+        Full-scale sine = 1.
+    config : CodecConfig
+        Power and floor.
+
+    Returns
+    -------
+    Tensor [B, T, d_features]
+        Shape, then weighted level, of the earlier and then of the later spectrum.
+    """
+    norm = magnitudes.norm(dim=-1, keepdim=True) + config.floor
+    return torch.cat([(magnitudes / norm) ** config.power, LEVEL_WEIGHT * norm.log()], dim=-1).flatten(-2)
+
+
+def expand(features: Tensor, config: CodecConfig) -> Tensor:
+    """Undo ``compress``: magnitudes ``[B, T, 2, n_bins]`` whose norm is exactly what the level says."""
+    pairs = features.unflatten(-1, (SPECTRA_PER_FRAME, config.n_bins + 1))
+    # 40 dB above full scale is beyond any sound: it keeps absurdly steered latents finite.
+    level = (pairs[..., -1:] / LEVEL_WEIGHT).clamp(max=4.6)
+    shape = pairs[..., :-1].clamp(0, 2) ** (1 / config.power)
+    return shape / shape.norm(dim=-1, keepdim=True).clamp(min=1e-3) * (level.exp() - config.floor).clamp(min=0)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -169,18 +205,10 @@ class SpectralVAE(nn.Module):
         windows = -(-self.config.n_fft // self.config.hop_length) * (self.config.phase_iterations + 1)
         return self.config.decoder_blocks * (KERNEL // 2) + windows
 
-    def features(self, audio: Tensor) -> Tensor:
-        """Return log magnitudes of audio: ``log(|STFT| + floor)``, where a full-scale sine has magnitude 1.
+    def spectra(self, audio: Tensor) -> Tensor:
+        """Return STFT magnitudes ``[B, T, 2, n_bins]`` of audio ``[B, N]``, full-scale sine = 1, ``T = ceil(N / hop_length)``.
 
-        Parameters
-        ----------
-        audio : Tensor [B, N]
-            Float samples; beyond both ends counts as silence.
-
-        Returns
-        -------
-        Tensor [B, ceil(N / hop_length), d_features]
-            Natural logarithms, the earlier spectrum of each frame first.
+        Beyond both ends of the audio counts as silence.
         """
         cfg = self.config
         frames = -(-audio.shape[-1] // cfg.hop_length)
@@ -188,20 +216,20 @@ class SpectralVAE(nn.Module):
         total = cfg.n_fft + (SPECTRA_PER_FRAME * frames - 1) * cfg.stft_hop
         padded = F.pad(audio, (left, total - left - audio.shape[-1]))
         spectra = torch.stft(padded, cfg.n_fft, cfg.stft_hop, window=self.window, center=False, return_complex=True)
-        logs = torch.log(spectra.abs() / self._full_scale + cfg.floor)  # [B, n_bins, 2T]
-        return logs.transpose(1, 2).reshape(len(audio), frames, cfg.d_features)
+        magnitudes = spectra.abs() / self._full_scale  # [B, n_bins, 2T]
+        return magnitudes.transpose(1, 2).reshape(len(audio), frames, SPECTRA_PER_FRAME, cfg.n_bins)
 
     def posterior(self, features: Tensor) -> Posterior:
-        """Return the Gaussian that the encoder sees in log magnitudes ``[B, T, d_features]``, before standardising."""
+        """Return the Gaussian that the encoder sees in features ``[B, T, d_features]``, before standardising."""
         x = (features - self.feature_mean) / self.feature_std
         mean = self.analysis(x)
         if self.encoder is None:
             return Posterior(mean, torch.full_like(mean, -torch.inf))
         shift, log_std = self.encoder(x).chunk(2, dim=-1)
-        return Posterior(mean + shift, log_std.clamp(-8, 1) - 3)  # starts at a standard deviation of e^-3 = 0.05
+        return Posterior(mean + shift, log_std.clamp(-4, 3) - 3)  # starts at a standard deviation of e^-3 = 0.05
 
     def reconstruct(self, codes: Tensor) -> Tensor:
-        """Return log magnitudes ``[B, T, d_features]`` of posterior samples ``[B, T, d_latent]``."""
+        """Return features ``[B, T, d_features]`` of posterior samples ``[B, T, d_latent]``."""
         x = self.synthesis(codes)
         if self.decoder is not None:
             x = x + self.decoder(codes)
@@ -209,31 +237,33 @@ class SpectralVAE(nn.Module):
 
     def encode(self, audio: Tensor) -> Tensor:
         """Map audio ``[B, N]`` to standardised latents ``[B, T, d_latent]``."""
-        return (self.posterior(self.features(audio)).mean - self.latent_mean) / self.latent_std
+        features = compress(self.spectra(audio), self.config)
+        return (self.posterior(features).mean - self.latent_mean) / self.latent_std
 
     def magnitudes(self, latents: Tensor) -> Tensor:
         """Map standardised latents ``[B, T, d_latent]`` to STFT magnitudes ``[B, n_bins, 2T]``, full-scale sine = 1."""
-        logs = self.reconstruct(latents * self.latent_std + self.latent_mean)
-        spectra = logs.reshape(len(logs), -1, self.config.n_bins).transpose(1, 2)
-        # 80 dB above full scale is beyond any sound: it keeps absurdly steered latents finite.
-        return (torch.exp(spectra.clamp(max=9.2)) - self.config.floor).clamp(min=0)
+        features = self.reconstruct(latents * self.latent_std + self.latent_mean)
+        return expand(features, self.config).flatten(1, 2).transpose(1, 2)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Map standardised latents ``[B, T, d_latent]`` to audio ``[B, T * hop_length]``, deterministically."""
-        return self.phase(self.magnitudes(latents))
+        magnitudes = self.magnitudes(latents)
+        return self.synthesise(magnitudes, self.turns(magnitudes))
 
-    def phase(self, magnitudes: Tensor) -> Tensor:
-        """Find audio ``[B, n * stft_hop]`` whose STFT has nearly the magnitudes ``[B, n_bins, n]``, by Griffin-Lim.
+    def turns(self, magnitudes: Tensor) -> Tensor:
+        """Return the turns of each bin ``[B, n_bins, n]`` accumulated before each spectrum and half of those during it."""
+        rate = turns_per_hop(magnitudes, self.config.n_fft, self.config.stft_hop)
+        return rate.cumsum(dim=-1) - rate / 2
+
+    def synthesise(self, magnitudes: Tensor, turns: Tensor) -> Tensor:
+        """Find audio ``[B, n * stft_hop]`` whose STFT has nearly the magnitudes ``[B, n_bins, n]``.
 
         Spectrum j is centred at ``(j + 1/2) * stft_hop`` samples. One more spectrum at either end, equal to its neighbour,
         lets the outermost half hops of the audio be reached by windows on both sides.
         """
         cfg = self.config
-        padded = F.pad(magnitudes * self._full_scale, (1, 1), mode="replicate")
-        length = (padded.shape[-1] - 1) * cfg.stft_hop
-        audio = griffinlim(
-            padded, self.window, cfg.n_fft, cfg.stft_hop, cfg.n_fft, power=1.0, n_iter=cfg.phase_iterations,
-            momentum=cfg.phase_momentum, length=length, rand_init=False,
-        )  # fmt: skip
+        padded, turned = (F.pad(x, (1, 1), mode="replicate") for x in (magnitudes * self._full_scale, turns))
+        start = starting_phase(turned)
+        audio = griffin_lim(padded, start, self.window, cfg.stft_hop, cfg.phase_iterations, cfg.phase_momentum)
         half = cfg.stft_hop // 2
-        return audio[:, half : length - half]
+        return audio[:, half : audio.shape[1] - half]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae_audio.errors import ParameterError
 from sae_audio.etude.checkpoint import load_codec
-from sae_audio.etude.codec import SpectralVAE
+from sae_audio.etude.codec import SPECTRA_PER_FRAME, SpectralVAE
 from sae_audio.latent_spaces.base import Codec
 from sae_audio.spec import LatentSpec
 
@@ -75,9 +75,14 @@ class EtudeCodec(Codec):
         length = frames * hop if like is None else like.shape[-1]
         if self.spec.n_frames(length) != frames:
             raise ParameterError(f"like has {length} samples, which is {self.spec.n_frames(length)} frames, not {frames}")
-        chunks = []
+        chunks, turned = [], 0.0
         for start in range(0, frames, CHUNK):
             first, stop = max(start - reach, 0), min(start + CHUNK, frames)
-            piece = latents[:, first : stop + reach].to(self.device, torch.float32)
-            chunks.append(self.model.decode(piece)[:, (start - first) * hop : (stop - first) * hop])
+            magnitudes = self.model.magnitudes(latents[:, first : stop + reach].to(self.device, torch.float32))
+            # Each chunk's phases go on from where the chunk before it left them at their common spectrum.
+            turns = self.model.turns(magnitudes)
+            turns += turned - turns[..., [SPECTRA_PER_FRAME * (start - first)]]
+            turned = turns[..., [min(SPECTRA_PER_FRAME * (stop - first), turns.shape[-1] - 1)]]
+            audio = self.model.synthesise(magnitudes, turns)
+            chunks.append(audio[:, (start - first) * hop : (stop - first) * hop])
         return torch.cat(chunks, dim=1)[:, None, :length]

@@ -1,0 +1,208 @@
+"""Train the étude codec: ``python -m sae_audio.etude.train_codec``.
+
+    python -m sae_audio.etude.train_codec                          the shipped codec, about 1.5 CPU-hours
+    python -m sae_audio.etude.train_codec --steps 0                the PCA codec, a minute
+    python -m sae_audio.etude.train_codec --resume                 go on after an interruption
+    python -m sae_audio.etude.train_codec --resume --steps 20000   go on for longer
+
+``--out`` gets ``config.json`` and ``model.safetensors`` (the codec), ``log.jsonl`` (one line per evaluation) and, until training
+is complete, ``training.safetensors`` (weights and optimiser, for ``--resume``). The learning rate stays constant and falls
+to zero over the last quarter of the steps, so that a run can be extended from any checkpoint before that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from sae_audio.etude.checkpoint import save_codec
+from sae_audio.etude.codec import CodecConfig, SpectralVAE, compress
+from sae_audio.etude.codec_data import make_batch, render_split
+from sae_audio.etude.codec_loss import CodecLoss
+
+PCA_FRAMES = 60_000
+"""Frames that the PCA and the latents' mean and standard deviation are estimated on."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the codec is trained."""
+
+    minutes: float = 180.0
+    """Length of the whole corpus; 70 % of it is trained on."""
+    steps: int = 7000
+    """Optimiser steps; 0 stops at the PCA codec."""
+    out: Path = Path("runs/etude-codec")
+    """Folder for the codec, the log and the checkpoint."""
+    resume: bool = False
+    """Go on from the checkpoint in ``out``."""
+    seed: int = 0
+    """Of the corpus, the weights and the batches."""
+    batch_size: int = 16
+    """Crops per step."""
+    crop_frames: int = 64
+    """Latent frames per crop."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    eval_every: int = 250
+    """Steps between evaluations and checkpoints."""
+
+
+@torch.no_grad()
+def fit_pca(model: SpectralVAE, clips: Tensor, seed: int) -> None:
+    """Set the linear maps to a whitening PCA of the clips' features and back."""
+    x = _sample_features(model, clips, seed)
+    model.feature_mean.copy_(x.mean(dim=0))
+    model.feature_std.copy_((x - model.feature_mean).square().mean().sqrt())
+    x = (x - model.feature_mean) / model.feature_std
+    values, vectors = torch.linalg.eigh(x.T @ x / len(x))
+    top = slice(-model.config.d_latent, None)
+    std, vectors = values[top].sqrt().flip(0), vectors[:, top].flip(1)
+    model.analysis.weight.copy_((vectors / std).T)
+    model.synthesis.weight.copy_(vectors * std)
+    model.analysis.bias.zero_()
+    model.synthesis.bias.zero_()
+
+
+def freeze_pca(model: SpectralVAE) -> None:
+    """Take the linear maps out of training: Adam's steps are as large as their smaller entries, and were seen to ruin them."""
+    model.analysis.requires_grad_(False)
+    model.synthesis.requires_grad_(False)
+
+
+@torch.no_grad()
+def standardise(model: SpectralVAE, clips: Tensor, seed: int) -> None:
+    """Set the latents' mean and standard deviation, so that the latents of the corpus have zero mean and unit variance."""
+    latents = model.posterior(_sample_features(model, clips, seed)[None]).mean[0]
+    model.latent_mean.copy_(latents.mean(dim=0))
+    model.latent_std.copy_(latents.std(dim=0))
+
+
+def _sample_features(model: SpectralVAE, clips: Tensor, seed: int) -> Tensor:
+    """Return the features ``[frames, d_features]`` of a random choice of whole clips."""
+    per_clip = clips.shape[1] // model.config.hop_length
+    order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed))
+    return torch.cat(
+        [compress(model.spectra(clips[i : i + 1]), model.config)[0] for i in order[: max(1, PCA_FRAMES // per_clip)]]
+    )
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Warm up over 100 steps, stay, and fall linearly to zero over the last quarter."""
+    return recipe.lr * min(1.0, (step + 1) / 100, 4 * (recipe.steps - step) / recipe.steps)
+
+
+def train_step(model: SpectralVAE, loss: CodecLoss, optimizer: torch.optim.Optimizer, batch: Tensor, noise: Tensor) -> dict:
+    """Take one step on magnitudes ``[B, T, 2, n_bins]`` with latent noise ``[B, T, d_latent]``; return each term of the loss."""
+    features = compress(batch, model.config)
+    posterior = model.posterior(features)
+    codes = posterior.mean + noise * posterior.log_std.exp()
+    terms = loss(model.reconstruct(codes), features, model.feature_std, posterior)
+    optimizer.zero_grad(set_to_none=True)
+    loss.total(terms).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return {name: value.item() for name, value in terms.items()}
+
+
+@torch.no_grad()
+def evaluate(model: SpectralVAE, loss: CodecLoss, clips: Tensor) -> dict[str, float]:
+    """Return the mean of each term of the loss over whole clips, from the mean latents and without augmentation."""
+    rows = []
+    for clip in clips:
+        features = compress(model.spectra(clip[None]), model.config)
+        posterior = model.posterior(features)
+        rows.append(loss(model.reconstruct(posterior.mean), features, model.feature_std, posterior))
+    return {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
+
+
+def train(recipe: Recipe, config: CodecConfig) -> SpectralVAE:
+    """Train a codec and write it to ``recipe.out``."""
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    clips = render_split(recipe.minutes, recipe.seed, "train")
+    held = render_split(min(recipe.minutes, 20), recipe.seed, "validation")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model, loss = SpectralVAE(config), CodecLoss(config)
+    freeze_pca(model)
+    optimizer = torch.optim.AdamW(_learnt(model).values(), recipe.lr, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
+    if recipe.resume:
+        first = load_training(recipe.out / "training.safetensors", model, optimizer)
+    else:
+        fit_pca(model, clips, recipe.seed)
+        first = 0
+    began = time.process_time()
+    for step in tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="train codec", unit="step"):
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        batch = make_batch(clips, model, recipe.crop_frames, recipe.batch_size, generator)
+        noise = torch.randn(*batch.shape[:2], config.d_latent, generator=generator)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, recipe)
+        terms = train_step(model, loss, optimizer, batch, noise)
+        if (step + 1) % recipe.eval_every == 0:
+            row = {
+                "step": step + 1,
+                "cpu_s": time.process_time() - began,
+                "train": terms,
+                "validation": evaluate(model, loss, held),
+            }
+            _log(recipe.out / "log.jsonl", row)
+            save_training(recipe.out / "training.safetensors", model, optimizer)
+    standardise(model, clips, recipe.seed)
+    save_codec(model, recipe.out)
+    return model
+
+
+def save_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimizer) -> None:
+    """Write weights, Adam's moments and the step, atomically."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for name, state in zip(_learnt(model), optimizer.state_dict()["state"].values(), strict=True):
+        tensors |= {f"{key}.{name}": value for key, value in state.items()}
+    part = path.with_suffix(".part")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, part)
+    os.replace(part, path)
+
+
+def load_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimizer) -> int:
+    """Read what ``save_training`` wrote and return the number of steps already taken."""
+    tensors = load_file(path)
+    model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
+    keys = ("step", "exp_avg", "exp_avg_sq")
+    state = {i: {key: tensors[f"{key}.{name}"] for key in keys} for i, name in enumerate(_learnt(model))}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(tensors[f"step.{next(iter(_learnt(model)))}"])
+
+
+def _learnt(model: SpectralVAE) -> dict[str, torch.nn.Parameter]:
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+def _log(path: Path, row: dict) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, sort_keys=True) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=Recipe.minutes, help="length of the synthesised corpus")
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimiser steps; 0: the PCA codec")
+    parser.add_argument("--out", type=Path, default=Recipe.out, help="folder for the codec")
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    recipe = Recipe(**vars(parser.parse_args(argv)))
+    blocks = {"encoder_blocks": 2, "decoder_blocks": 4} if recipe.steps else {}
+    train(recipe, CodecConfig(**blocks))
+
+
+if __name__ == "__main__":
+    main()
