@@ -42,8 +42,8 @@ def fvu(x: Tensor, x_hat: Tensor) -> float:
     0.1
     """
     _check_same("fvu", x, x_hat)
-    frames = x.reshape(-1, x.shape[-1]).double()
-    error = (frames - x_hat.reshape(frames.shape).double()).pow(2).sum()
+    frames = x.detach().reshape(-1, x.shape[-1]).double()
+    error = (frames - x_hat.detach().reshape(frames.shape).double()).pow(2).sum()
     return float(error / (frames - frames.mean(0)).pow(2).sum())
 
 

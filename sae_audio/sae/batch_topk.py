@@ -33,7 +33,7 @@ class BatchTopKSAE(SAE):
 
     def activate(self, z: Tensor) -> Tensor:
         """Return z·1[z > threshold]."""
-        return z * (z > self.threshold)
+        return z.where(z > self.threshold, 0)
 
     def fit_threshold(self, z: Tensor) -> None:
         """Set the threshold where pre-activations ``[N, d_sae]`` have l0 = k."""

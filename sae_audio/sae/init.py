@@ -53,5 +53,6 @@ def threshold_for_l0(z: Tensor, l0: int, rows: int = 512) -> float:
         Active entries per row.
     """
     values = z[:rows].flatten()
-    kept = min(l0 * len(z[:rows]), len(values))
-    return max(0.0, float(values.topk(kept, sorted=False).values.min()))
+    kept = min(l0 * len(z[:rows]), len(values) - 1)
+    # Halfway between the smallest kept value and the largest that is not, so that rounding moves neither across.
+    return max(0.0, float(values.topk(kept + 1).values[-2:].mean()))

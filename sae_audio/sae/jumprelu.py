@@ -26,7 +26,7 @@ class Jump(torch.autograd.Function):
         """Return the activations; ``theta [d_sae]`` broadcasts over ``z [..., d_sae]``."""
         ctx.save_for_backward(z, theta)
         ctx.bandwidth = bandwidth
-        return z * (z > theta)
+        return z.where(z > theta, 0)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:

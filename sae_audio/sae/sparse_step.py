@@ -97,12 +97,12 @@ def sparse_backward(sae: SAE, x_c: Tensor, entries: Entries, widths: tuple[int, 
         for block, g_b, low, high in zip(blocks, g, bounds, widths, strict=False)
     ]
     W_dec, W_enc_1 = (torch.cat(grads) if len(grads) > 1 else grads[0] for grads in zip(*parts, strict=True))
+    if sae.config.decoder_bias:
+        sae.b_dec.grad = g[0].sum(0) - sae.W_enc @ W_enc_1[:, d_in]
     outcome = result(x_c, left, entries, len(W_dec))
     if sae.config.aux_coefficient and len(dead):
         outcome.losses["aux"] = add_auxk(sae, x_c, left[-1], dead, W_dec, W_enc_1)
     sae.W_dec.grad, sae.W_enc.grad, sae.b_enc.grad = W_dec, W_enc_1[:, :d_in].T.contiguous(), W_enc_1[:, d_in].contiguous()
-    if sae.config.decoder_bias:
-        sae.b_dec.grad = g[0].sum(0) - sae.W_enc @ sae.b_enc.grad
     return outcome
 
 

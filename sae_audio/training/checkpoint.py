@@ -45,7 +45,8 @@ def save_checkpoint(folder: Path, sae: SAE, optimiser: torch.optim.Optimizer, si
     tensors = {f"sae.{name}": value for name, value in sae.state_dict().items()} | optimiser_tensors(optimiser)
     tensors = {name: value.detach().cpu().contiguous() for name, value in (tensors | {"since": since}).items()}
     temporary = folder / f".{STATE}.part"
-    save_file(tensors, temporary, metadata={name: json.dumps(value, sort_keys=True) for name, value in about.items()})
+    # One key: safetensors writes several in an order that changes from run to run.
+    save_file(tensors, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
     os.replace(temporary, folder / STATE)
 
 
@@ -60,7 +61,7 @@ def load_checkpoint(folder: Path, sae: SAE, optimiser: torch.optim.Optimizer, si
     if not (folder / STATE).exists():
         return 0
     with safe_open(folder / STATE, "pt") as file:
-        about = {name: json.loads(value) for name, value in file.metadata().items()}
+        about = json.loads(file.metadata()["about"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a safe_open handle is no mapping
     check_settings(folder, about, settings)
     sae.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("sae.")})

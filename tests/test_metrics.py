@@ -1,0 +1,87 @@
+"""Each metric against numbers worked out by hand, its fixed points, and scikit-learn."""
+
+import math
+
+import pytest
+import torch
+
+from sae_audio import metrics
+from sae_audio.errors import ParameterError
+
+X = torch.tensor([[0.0, 0.0], [2.0, 4.0]])
+
+
+def test_fvu_by_hand():
+    # Mean (1, 2); Σ‖x − x̄‖² = 5 + 5. Errors: (0, 1) and (1, −1), so 1 + 2.
+    assert metrics.fvu(X, torch.tensor([[0.0, 1.0], [1.0, 5.0]])) == pytest.approx(0.3)
+
+
+def test_fvu_of_the_mean_is_one_and_of_the_truth_zero():
+    x = torch.randn(100, 7, generator=torch.Generator().manual_seed(0)) + 50
+    assert metrics.fvu(x, x.mean(0).expand_as(x)) == pytest.approx(1, abs=1e-6)
+    assert metrics.fvu(x, x) == 0
+    assert metrics.explained_variance(x, x) == 1
+
+
+def test_fvu_counts_frames_of_all_clips_together_and_survives_a_large_mean():
+    x = torch.randn(4, 25, 7, generator=torch.Generator().manual_seed(0))
+    noisy = x + 0.1 * torch.randn(4, 25, 7, generator=torch.Generator().manual_seed(1))
+    assert metrics.fvu(x, noisy) == pytest.approx(metrics.fvu(x.reshape(100, 7), noisy.reshape(100, 7)), rel=1e-12)
+    assert metrics.fvu(x.double() + 1e6, noisy.double() + 1e6) == pytest.approx(metrics.fvu(x, noisy), rel=1e-3)
+
+
+def test_fvu_of_constant_data_is_undefined():
+    assert math.isnan(metrics.fvu(torch.ones(3, 2), torch.ones(3, 2)))
+
+
+@pytest.mark.parametrize("other", [torch.zeros(3, 2), torch.zeros(2, 2, 1)])
+def test_shapes_must_match(other):
+    with pytest.raises(ParameterError, match="fvu compares tensors of one shape"):
+        metrics.fvu(X, other)
+
+
+def test_sparsity_counts_by_hand():
+    acts = torch.tensor([[0.0, 1.0, 2.0, 0.0], [0.0, 0.0, 0.5, 0.0]])
+    assert metrics.l0(acts) == 1.5
+    assert metrics.sparsity(acts) == 1 - 1.5 / 4
+    assert metrics.feature_density(acts).tolist() == [0, 0.5, 1, 0]
+    assert metrics.dead_share(acts) == 0.5
+    assert metrics.l0(acts.view(1, 2, 4)) == 1.5
+
+
+def test_class_scores_by_hand():
+    target = torch.tensor([0, 0, 0, 1, 2])
+    predicted = torch.tensor([0, 0, 1, 1, 0])
+    assert metrics.accuracy(predicted, target) == pytest.approx(3 / 5)
+    assert metrics.majority_rate(target) == pytest.approx(3 / 5)
+    assert metrics.balanced_accuracy(predicted, target) == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert metrics.within_one_bin(predicted, target) == pytest.approx(4 / 5)
+
+
+def test_always_answering_the_majority_scores_its_rate_and_one_over_classes():
+    target = torch.tensor([3] * 90 + [1] * 9 + [0])
+    answer = torch.full_like(target, 3)
+    assert metrics.accuracy(answer, target) == pytest.approx(metrics.majority_rate(target)) == 0.9
+    assert metrics.balanced_accuracy(answer, target) == pytest.approx(1 / 3)
+
+
+def test_r2_by_hand():
+    y = torch.tensor([1.0, 2.0, 3.0])
+    assert metrics.r2(y, y) == 1
+    assert metrics.r2(torch.full((3,), 2.0), y) == 0
+    assert metrics.r2(torch.tensor([1.0, 2.0, 5.0]), y) == pytest.approx(1 - 4 / 2)
+
+
+def test_scores_agree_with_scikit_learn():
+    reference = pytest.importorskip("sklearn.metrics")
+    generator = torch.Generator().manual_seed(0)
+    target, predicted = (torch.randint(0, 6, (500,), generator=generator) for _ in range(2))
+    y, guess = (torch.randn(500, generator=generator) for _ in range(2))
+    assert metrics.balanced_accuracy(predicted, target) == pytest.approx(reference.balanced_accuracy_score(target, predicted))
+    assert metrics.r2(guess, y) == pytest.approx(reference.r2_score(y, guess))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "within_one_bin", "r2"])
+def test_nothing_to_score_is_an_error(name):
+    with pytest.raises(ParameterError, match="at least one element"):
+        getattr(metrics, name)(torch.zeros(0), torch.zeros(0))
