@@ -116,7 +116,8 @@ def sources(options: argparse.Namespace) -> list:
 def provenance(options: argparse.Namespace) -> dict:
     """Return what a reader needs to make the bundle again."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
-    data = {"audio": options.audio} if options.audio else {"corpus": options.corpus, "minutes": options.minutes}
+    synthesised = {"name": f"étude corpus ({options.corpus}), {options.minutes:g} min", "seed": options.seed}
+    data = {"name": ", ".join(options.audio)} if options.audio else synthesised
     return {
         "command": "python train.py " + " ".join(sys.argv[1:]),
         "data": data,

@@ -37,6 +37,8 @@ Measure = Callable[[Tensor], Heard]
 """Latents [B, T, d_in] -> what the sound that they decode to measures."""
 Move = tuple[ControlVector, Tensor]
 """A control and its change, broadcastable to [B, T, d]."""
+STEP = torch.tensor([1.0, 0.6])
+"""Share of the correction made per round: the level answers alike in every clip, the centroid up to twice its calibrated slope."""
 SMOOTHING = 15
 """Frames over which the loudness correction is averaged (odd): short enough to follow notes, too long to flatten attacks."""
 
@@ -59,7 +61,7 @@ class Hold(NamedTuple):
     """Corrects the level, frame by frame."""
     brightness: ControlVector
     """Corrects the spectral centroid, by the clip's median."""
-    rounds: int = 2
+    rounds: int = 3
     """Measure-and-correct rounds; each costs one decode."""
 
 
@@ -267,7 +269,7 @@ def steer_latents(
     jacobian = torch.stack([_slopes(hold.loudness), _slopes(hold.brightness)], 1)
     for _ in range(hold.rounds):
         missing = _missing(before.descriptors, heard.descriptors, mask, torch.tensor(wanted))
-        strengths = _within(strengths + torch.linalg.solve(jacobian, missing[..., None])[..., 0], hold)
+        strengths = _within(strengths + STEP * torch.linalg.solve(jacobian, missing[..., None])[..., 0], hold)
         corrections = [(hold.loudness, strengths[..., 0]), (hold.brightness, strengths[..., 1])]
         extra = [(axis, axis_change(axis, strength * mask)) for axis, strength in corrections]
         edited = apply(latents, sae, [*moves, *extra])

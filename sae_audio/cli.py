@@ -34,7 +34,6 @@ class Parser(argparse.ArgumentParser):
 def guarded(run: Callable[[], None], debug: bool) -> int:
     """Run a command and turn what it raises into an exit code and one line on stderr."""
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
     try:
         run()
     except SaeAudioError as error:

@@ -19,6 +19,7 @@ from sae_audio.metrics import fvu, r2
 from sae_audio.probes import Probe, ProbeScore, acts_matrix, fit_probe, fit_ridge, majority_class, score_probe
 from sae_audio.properties import Property, axis_values
 from sae_audio.sae import SAE, build_sae
+from sae_audio.sae.sparse import csr
 
 Reader = Callable[[Tensor], Tensor]
 """Latents [N, d_in] -> what a probe reads, [N, n], dense or sparse CSR."""
@@ -273,10 +274,8 @@ def _principal_components(standardised: Tensor, n: int) -> Tensor:
 def _keep_largest(x: Tensor, dictionary: Tensor, k: int) -> Tensor:
     """ReLU of random projections with the k largest kept per row, as sparse CSR [N, d_sae]."""
     values, indices = zip(*((part @ dictionary).topk(k, sorted=False) for part in x.split(8192)), strict=True)
-    crow = torch.arange(0, len(x) * k + 1, k)
-    flat = torch.cat(values).relu().reshape(-1)
-    size = (len(x), dictionary.shape[1])
-    return torch.sparse_csr_tensor(crow, torch.cat(indices).reshape(-1), flat, size, check_invariants=False)
+    rows = torch.arange(len(x)).repeat_interleave(k)
+    return csr(rows, torch.cat(indices).reshape(-1), torch.cat(values).relu().reshape(-1), (len(x), dictionary.shape[1]))
 
 
 def _spans(recordings: Tensor) -> tuple[Tensor, Tensor]:

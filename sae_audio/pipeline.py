@@ -140,7 +140,7 @@ def steer(
         Part of the sound that is edited, in seconds; to the end by default.
     hold : bool
         Measure the result and correct loudness and brightness to what was asked; off when features are edited and nothing
-        else is. Costs two more decodes.
+        else is. Costs three more decodes.
     space : Codec, optional
         The bundle's latent space if it is loaded already.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sae_audio.errors import DataError, ParameterError
 from sae_audio.sae.base import SAE
+from sae_audio.sae.sparse import csr
 
 L2_GRID = (1e-2, 1e-3, 1e-4, 1e-5)
 """Penalties tried, strongest first, so that each fit starts from the solution of a smoother problem."""
@@ -230,10 +231,10 @@ def select_rows(inputs: Tensor, rows: Tensor) -> Tensor:
         return inputs[rows]
     crow, col, values = inputs.crow_indices(), inputs.col_indices(), inputs.values()
     lengths = (crow[1:] - crow[:-1])[rows]
-    new_crow = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    within = torch.arange(int(new_crow[-1])) - new_crow[:-1].repeat_interleave(lengths)
+    new_rows = torch.arange(len(rows)).repeat_interleave(lengths)
+    within = torch.arange(len(new_rows)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
     taken = crow[rows].repeat_interleave(lengths) + within
-    return torch.sparse_csr_tensor(new_crow, col[taken], values[taken], (len(rows), inputs.shape[1]), check_invariants=False)
+    return csr(new_rows, col[taken], values[taken], (len(rows), inputs.shape[1]))
 
 
 def _column_rms(inputs: Tensor) -> Tensor:
@@ -249,8 +250,9 @@ def _column_rms(inputs: Tensor) -> Tensor:
 def _scale_columns(inputs: Tensor, factors: Tensor) -> Tensor:
     if inputs.layout == torch.strided:
         return inputs * factors
-    values = inputs.values() * factors[inputs.col_indices()]
-    return torch.sparse_csr_tensor(inputs.crow_indices(), inputs.col_indices(), values, inputs.shape, check_invariants=False)
+    scaled = inputs.clone()
+    scaled.values().mul_(factors[inputs.col_indices()])
+    return scaled
 
 
 def _fit_softmax(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, l2: float, max_iter: int) -> tuple[Tensor, Tensor]:
@@ -290,14 +292,12 @@ def acts_matrix(sae: SAE, latents: Tensor, *, block: int = 8192) -> Tensor:
     -------
     Tensor [N, d_sae], layout sparse CSR
     """
-    counts, columns, values = [], [], []
+    rows, columns, values = [], [], []
     with torch.no_grad():
-        for part in latents.split(block):
+        for start, part in zip(range(0, len(latents), block), latents.split(block), strict=True):
             acts = sae.encode(part)
-            rows, cols = acts.nonzero(as_tuple=True)
-            counts.append(torch.bincount(rows, minlength=len(part)))
-            columns.append(cols)
-            values.append(acts[rows, cols])
-    crow = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(counts).cumsum(0)])
-    size = (len(latents), sae.config.d_sae)
-    return torch.sparse_csr_tensor(crow, torch.cat(columns), torch.cat(values), size, check_invariants=False)
+            row, column = acts.nonzero(as_tuple=True)
+            rows.append(row + start)
+            columns.append(column)
+            values.append(acts[row, column])
+    return csr(torch.cat(rows), torch.cat(columns), torch.cat(values), (len(latents), sae.config.d_sae))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from sae_audio.activations import ActivationStore
 from sae_audio.atlas import Atlas, build_atlas
 from sae_audio.bundle import Bundle
 from sae_audio.calibration import Clips, Measure, calibrate_axis, calibrate_notes
-from sae_audio.control import ControlVector
+from sae_audio.control import ControlVector, partial_effects
 from sae_audio.evaluation import (
     Frames,
     control_trials,
@@ -40,6 +40,7 @@ from sae_audio.evaluation import (
     usable_properties,
 )
 from sae_audio.latent_spaces.base import Codec, LatentSpace
+from sae_audio.plots import bundle_figures
 from sae_audio.probes import Probe, acts_matrix, majority_class, score_probe
 from sae_audio.properties import Property
 from sae_audio.sae import SAE, SAEConfig
@@ -135,7 +136,7 @@ def fit_bundle(
         report("fitting control vectors and measuring them on decoded sound")
         controls, metrics["control"] = _fit_controls(space, sae, properties, train, validation, test, recipe, progress)
     report("describing every feature")
-    return Bundle(
+    bundle = Bundle(
         spec=space.spec,
         sae=sae,
         properties=properties,
@@ -146,6 +147,7 @@ def fit_bundle(
         provenance={**provenance, "recipe": {"train": asdict(recipe.train), "mode": recipe.mode}},
         history=result.history,
     )
+    return replace(bundle, figures=bundle_figures(bundle))
 
 
 def _fit_probes(
@@ -175,9 +177,8 @@ def _fit_probes(
 def uncalibrated_controls(sae: SAE, properties: dict[str, Property], train: Frames, via: str) -> dict[str, ControlVector]:
     """Return directions from partial effects, before any measurement on sound.
 
-    Through the SAE (``via="acts"``) the effects are estimated on activations: per note they stay in acts space, so that the edit
-    can switch features off; the two axes are carried to latents by the decoder, ``d = e W_dec``. The baseline
-    (``via="latents"``) estimates the same effects on raw latents.
+    Through the SAE (``via="acts"``) the effects ``e`` are estimated on activations and carried to latents by the decoder,
+    ``d = e W_dec``; the baseline (``via="latents"``) estimates the same effects on raw latents.
 
     Parameters
     ----------
@@ -190,22 +191,21 @@ def uncalibrated_controls(sae: SAE, properties: dict[str, Property], train: Fram
     via : str
         ``acts`` or ``latents``.
     """
-    through_sae = via == "acts"
-    inputs = acts_matrix(sae, train.latents) if through_sae else train.latents
+    inputs = acts_matrix(sae, train.latents) if via == "acts" else train.latents
+    decoder = sae.directions().detach() if via == "acts" else torch.eye(train.latents.shape[1])
     pitch = properties.get("pitch")
     n_notes = pitch.n_classes if pitch else 0
     notes = pitch.classes(train.descriptors) if pitch else torch.full((len(train.latents),), -1)
     found = {}
     if pitch:
-        effects = control.partial_effects(inputs, notes, n_notes, train.descriptors, train.recordings)
-        found["pitch"] = control.classes("pitch", "effect", via, pitch.names, effects.notes)
+        effects = partial_effects(inputs, notes, n_notes, train.descriptors, train.recordings)
+        found["pitch"] = control.classes("pitch", "effect", "latents", pitch.names, effects.notes @ decoder)
     # Within a recording brightness hardly varies but with level and note; across recordings it is timbre, which is what is meant.
     together = torch.zeros_like(train.recordings)
-    effects = control.partial_effects(inputs, notes, n_notes, train.descriptors, together)
+    effects = partial_effects(inputs, notes, n_notes, train.descriptors, together)
     for name in ("loudness", "brightness"):
         if name in properties:
-            direction = getattr(effects, name)
-            found[name] = control.axis(name, "effect", "latents", direction @ sae.directions() if through_sae else direction)
+            found[name] = control.axis(name, "effect", "latents", getattr(effects, name) @ decoder)
     return found
 
 

@@ -14,10 +14,13 @@ PACKAGE = ROOT / "sae_audio"
 LAYERS = {
     "spec": 0,
     "errors": 0,
-    **dict.fromkeys(["sae", "metrics", "descriptors", "properties", "probes", "control", "calibration", "atlas", "naming", "tally"], 1),
+    "files": 0,
+    **dict.fromkeys(
+        ["sae", "metrics", "descriptors", "properties", "probes", "control", "calibration", "atlas", "naming", "tally"], 1
+    ),
     **dict.fromkeys(["audio", "latent_spaces", "etude", "activations", "training"], 2),
-    **dict.fromkeys(["bundle", "card", "plots"], 3),
-    **dict.fromkeys(["pipeline", "recipe", "cli", "__main__", "__init__"], 4),
+    **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "plots"], 3),
+    **dict.fromkeys(["evaluation", "pipeline", "recipe", "report", "cli", "__main__", "__init__"], 4),
 }
 HEAVY = ["gradio", "transformers", "diffusers", "matplotlib", "librosa", "encodec", "huggingface_hub"]
 
