@@ -7,7 +7,7 @@ Recordings are 10 s of 44.1 kHz stereo WAV, so reading and resampling count. Col
 audio per second of wall clock:
 
 - own encode: the bare model on audio already in memory, one recording at a time;
-- encode: ``LatentSpace.encode`` on the same audio, batched as ``extract`` does;
+- encode: ``LatentSpace.encode`` on the same audio;
 - describe: f0, RMS and spectral centroid together;
 - extract: everything, from the files to the finished store;
 - overhead: time of extract over that of the own encode, minus one. The bar for EnCodec is 15 %.
@@ -30,7 +30,6 @@ import torch
 from torch import Tensor
 
 from sae_audio.activations import audio_sources, extract
-from sae_audio.activations.frames import BATCH_SECONDS
 from sae_audio.audio import mixdown, read, write
 from sae_audio.descriptors import describe
 from sae_audio.latent_spaces import LatentSpace, load_latent_space
@@ -83,7 +82,6 @@ def measure(space: LatentSpace, folder: Path, repeats: int, clock: Callable[[], 
     """Return the columns of the table for one space."""
     spec = space.spec
     clips = [mixdown(read(source.path), spec) for source in audio_sources(folder)]
-    batches = torch.cat(clips).split(int(BATCH_SECONDS / CLIP_SECONDS))
     encoder, seconds = own_encode(space), len(clips) * CLIP_SECONDS
 
     def into_a_new_store() -> None:
@@ -93,8 +91,8 @@ def measure(space: LatentSpace, folder: Path, repeats: int, clock: Callable[[], 
     space.encode(clips[0])  # warm up
     works = {
         "own encode": lambda: [encoder(clip) for clip in clips],
-        "encode": lambda: [space.encode(batch) for batch in batches],
-        "describe": lambda: [describe(batch, spec.sample_rate, spec.hop_length) for batch in batches],
+        "encode": lambda: [space.encode(clip) for clip in clips],
+        "describe": lambda: [describe(clip, spec.sample_rate, spec.hop_length) for clip in clips],
         "extract": into_a_new_store,
     }
     taken = best(repeats, clock, works)

@@ -15,8 +15,8 @@ from sae_audio.errors import SaeAudioError
 from sae_audio.latent_spaces.base import LatentSpace
 from sae_audio.spec import LatentSpec
 
-BATCH_SECONDS = 60.0
-"""Recordings of equal length are encoded together up to this much audio, in seconds."""
+BATCH_SECONDS = {"cpu": 10.0, "other": 120.0}
+"""Recordings of equal length are encoded together up to this much audio, in seconds. A CPU is slower beyond its caches."""
 
 
 class Frames(NamedTuple):
@@ -39,7 +39,8 @@ class _Loaded(NamedTuple):
 
 def measured(space: LatentSpace, sources: Sequence[Source], tracker: str) -> Iterator[list[Frames]]:
     """Yield the frames of all sources in their order, batch by batch: neighbours of equal length are encoded together."""
-    for batch in _batches((_load(source, space.spec) for source in sources), BATCH_SECONDS * space.spec.sample_rate):
+    seconds = BATCH_SECONDS.get(space.device.type, BATCH_SECONDS["other"])
+    for batch in _batches((_load(source, space.spec) for source in sources), seconds * space.spec.sample_rate):
         yield list(_measure(space, batch, tracker))
 
 
