@@ -3,7 +3,7 @@
 Every finished shard counts after a crash, since a shard appears whole or not at all and lists its recordings. Under
 ``accelerate launch`` or ``torchrun`` each process takes every ``WORLD_SIZE``-th source and writes shards of its own. The folder
 is the barrier: process 0 writes the index once every source is in some shard, the others wait for that index, so any file
-system that all processes see will do.
+system that all processes see will do. A process that dies is the launcher's business: it ends the others.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sae_audio.activations.store import (
 from sae_audio.errors import DataError
 from sae_audio.latent_spaces.base import LatentSpace
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
 """How often a process looks whether the others are done."""
 
 
