@@ -30,7 +30,7 @@ WINDOW = 768
 """Latent frames per window on a CPU, all items of the batch together: about 10 s at 75 Hz. More falls out of its caches."""
 HALO = 8
 """Latent frames on each side of a window, computed and thrown away. The widest receptive field is 6: seven causal taps."""
-CHUNKS_AT_ONCE = 8
+CHUNKS_AT_ONCE = 4
 """1 s chunks of the 48 kHz model that run as one batch."""
 UNKNOWN_SCALE = 0.1
 """Level given to a decoded 48 kHz chunk whose loudness is not known: an RMS of about -20 dBFS."""
@@ -146,10 +146,8 @@ class Encodec(Codec):
     def _decode_chunks(self, z: Tensor, n_samples: int, like: Tensor | None) -> Tensor:
         grid = self._grid(n_samples)
         if like is None:
-            pieces, scales = (
-                [z[..., frames] for frames in grid.frames],
-                [z.new_full((len(z), 1, 1), UNKNOWN_SCALE)] * len(grid.frames),
-            )
+            pieces = [z[..., frames] for frames in grid.frames]
+            scales = [z.new_full((len(z), 1, 1), UNKNOWN_SCALE)] * len(pieces)
         else:
             own, scales = self._encode_chunks(like.to(self.device, torch.float32))
             edit = z - torch.cat(own, dim=-1)[..., grid.owner]
