@@ -38,7 +38,7 @@ Measure = Callable[[Tensor], Heard]
 Move = tuple[ControlVector, Tensor]
 """A control and its change, broadcastable to [B, T, d]."""
 STEP = torch.tensor([1.0, 0.6])
-"""Share of the correction made per round: the level answers alike in every clip, the centroid up to twice its calibrated slope."""
+"""Share of the correction made per round: levels answer alike everywhere, centroids at up to twice the calibrated slope."""
 SMOOTHING = 15
 """Frames over which the loudness correction is averaged (odd): short enough to follow notes, too long to flatten attacks."""
 

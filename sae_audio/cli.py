@@ -48,7 +48,8 @@ def guarded(run: Callable[[], None], debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"internal error: {type(error).__name__}: {error} (run again with --debug and report it)", file=sys.stderr)
+        said = " ".join(str(error).split())
+        print(f"internal error: {type(error).__name__}: {said} (run again with --debug and report it)", file=sys.stderr)
         return 1
     return 0
 

@@ -179,7 +179,9 @@ def listener(codec: Codec, *, like: Tensor | None = None) -> Measure:
         The audio that the latents came from; see ``Codec.decode``.
     """
     spec = codec.spec
-    mel = torchaudio.transforms.MelSpectrogram(spec.sample_rate, n_fft=1024, hop_length=spec.sample_rate // 100, n_mels=64)
+    mel = torchaudio.transforms.MelSpectrogram(
+        spec.sample_rate, n_fft=1024, hop_length=spec.sample_rate // 100, n_mels=64, pad_mode="constant"
+    )
 
     def measure(latents: Tensor) -> Heard:
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -159,6 +160,7 @@ def steer(
     >>> bundle = Bundle.from_pretrained("checkpoints/etude")  # doctest: +SKIP
     >>> steer(bundle, "song.wav", {"pitch": ("C5", 1.5), "loudness": -6.0}).sound  # doctest: +SKIP
     """
+    _check_finite({name: moves[name] for name in ("loudness", "brightness") if name in moves} | dict(features or {}))
     sound = as_sound(sound)
     space = _codec(bundle, space)
     audio = fit(sound, space.spec)
@@ -176,6 +178,12 @@ def steer(
     return Steered(Sound(steered, sound.sample_rate), before.descriptors, done.heard.descriptors)
 
 
+def _check_finite(amounts: Mapping) -> None:
+    for name, amount in amounts.items():
+        if not math.isfinite(float(amount)):
+            raise ParameterError(f"the amount for {name} is {amount}, which is not finite; give a number such as -6")
+
+
 def _codec(bundle: Bundle, space: Codec | None) -> Codec:
     space = space or space_of(bundle)
     if not isinstance(space, Codec):
@@ -189,13 +197,13 @@ def _codec(bundle: Bundle, space: Codec | None) -> Codec:
 def _mask(n_frames: int, frame_rate: float, start: float, stop: float | None) -> Tensor:
     """1 on the frames from ``start`` to ``stop``."""
     seconds = n_frames / frame_rate
+    if start >= seconds:
+        raise ParameterError(f"the part to edit starts at {start:g} s, but the sound lasts {seconds:.2f} s")
     stop = seconds if stop is None else stop
     if not 0 <= start < stop:
         raise ParameterError(
-            f"the part to edit runs from {start:g} s to {stop:g} s; it must start at 0 or later and before it stops"
+            f"the part to edit runs from {start:g} to {stop:g} s; it must start at 0 or later and end after that"
         )
-    if start >= seconds:
-        raise ParameterError(f"the part to edit starts at {start:g} s, but the sound lasts {seconds:.2f} s")
     centres = (torch.arange(n_frames) + 0.5) / frame_rate
     return ((centres >= start) & (centres < stop)).float()
 

@@ -1,0 +1,316 @@
+"""The command line as people use it: a bundle trained once, real sound files, every kind of bad input."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sae_audio import cli
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--minutes", "3", "--steps", "60", "--d-sae", "256", "--control-clips", "2", "--batch-size", "1024", "--device", "cpu"]
+
+
+def run(*arguments, cwd=ROOT):
+    """Run a script of the repository as a user does; return exit code, stdout and stderr."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+def call(capsys, *arguments):
+    """Run the command line in this process."""
+    code = cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    """A bundle made by train.py, the real way."""
+    out = tmp_path_factory.mktemp("train") / "bundle"
+    code, stdout, stderr = run("train.py", *TINY, "--out", out)
+    assert code == 0, stderr[-2000:]
+    assert f"--bundle {out}" in stdout
+    return out
+
+
+@pytest.fixture
+def tone(tmp_path):
+    """One second of a harmonic A3 at 44.1 kHz, stereo, in FLAC."""
+    t = np.arange(44_100) / 44_100
+    wave = sum(np.sin(2 * np.pi * 220 * k * t) / k for k in range(1, 9)) * 0.1
+    path = tmp_path / "tone.flac"
+    soundfile.write(path, np.stack([wave, wave], 1), 44_100)
+    return path
+
+
+def is_one_line(text):
+    return text.endswith("\n") and text.count("\n") == 1 and "Traceback" not in text
+
+
+def test_the_trained_bundle_is_complete(bundle):
+    from sae_audio.bundle import Bundle
+
+    loaded = Bundle.from_pretrained(bundle)
+    assert set(loaded.properties) == {"pitch", "loudness", "brightness"} <= set(loaded.controls)
+    assert {"training.png", "probes.png", "dose_response.png", "isolation.png", "tuning.png"} <= set(loaded.figures)
+    for scores in loaded.metrics["probes"].values():
+        assert {"acts", "latents", "pca", "random", "untrained"} == set(scores)
+    held = [trial for trial in loaded.metrics["control"]["trials"] if trial["held"]]
+    assert len(held) == 4 + 4 + 2
+    assert loaded.provenance["data"]["name"].startswith("étude corpus")
+
+
+def test_resume_reuses_the_store_and_gives_the_same_bundle(bundle, tmp_path):
+    before = {path.name: path.read_bytes() for path in bundle.glob("*.safetensors")}
+    code, _, stderr = run("train.py", *TINY, "--out", bundle, "--resume")
+    assert code == 0, stderr[-2000:]
+    assert {path.name: path.read_bytes() for path in bundle.glob("*.safetensors")} == before
+
+
+def test_analyse(bundle, tone, tmp_path, capsys):
+    code, out, err = call(
+        capsys, "analyse", tone, "--bundle", bundle, "--json", tmp_path / "a.json", "--plot", tmp_path / "a.png"
+    )
+    assert (code, err) == (0, "")
+    assert "1.00 s, 2 channels, 44100 Hz -> etude-codec, 50 frames at 50 Hz" in out
+    assert "A3 (220." in out and "next: sae-audio steer" in out
+    summary = json.loads((tmp_path / "a.json").read_text())
+    assert summary["descriptors"]["pitch"]["median"] == pytest.approx(220, rel=0.005)
+    assert len(summary["features"]) == 12
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_json_on_standard_output_is_json(bundle, tone, capsys):
+    code, out, _ = call(capsys, "analyse", tone, "--bundle", bundle, "--json", "-")
+    assert code == 0 and json.loads(out)["sample_rate"] == 44_100
+
+
+def test_steer_keeps_rate_channels_and_length_and_moves_the_level(bundle, tone, tmp_path, capsys):
+    output = tmp_path / "out.wav"
+    options = ["--loudness", "-6", "-o", output, "--json", tmp_path / "s.json", "--plot", tmp_path / "s.png"]
+    code, out, err = call(capsys, "steer", tone, "--bundle", bundle, *options)
+    assert (code, err) == (0, "")
+    info = soundfile.info(output)
+    assert (info.samplerate, info.channels, info.frames, info.subtype) == (44_100, 2, 44_100, "PCM_16")
+    change = json.loads((tmp_path / "s.json").read_text())["change"]
+    assert change["loudness"] == pytest.approx(-6, abs=0.5)
+    assert change["pitch"] == pytest.approx(0, abs=0.5) and change["brightness"] == pytest.approx(0, abs=0.1)
+    # The level measured on the written file, against the codec's own reconstruction.
+    call(capsys, "steer", tone, "--bundle", bundle, "--loudness", "0", "--feature", "0=0", "-o", tmp_path / "same.wav")
+    rms = [np.sqrt(np.mean(soundfile.read(path)[0][4000:-4000] ** 2)) for path in (output, tmp_path / "same.wav")]
+    assert 20 * np.log10(rms[0] / rms[1]) == pytest.approx(-6, abs=0.7)
+    assert "wrote" in out
+
+
+def test_steer_writes_beside_the_input_by_default(bundle, tone, capsys):
+    code, _, _ = call(capsys, "steer", tone, "--bundle", bundle, "--brightness", "+0.3", "--bits", "24")
+    assert code == 0 and soundfile.info(tone.with_suffix(".steered.wav")).subtype == "PCM_24"
+
+
+def test_only_the_part_asked_for_is_edited(bundle, tone, tmp_path, capsys):
+    for name, amount in (("a", "-12"), ("b", "12")):
+        code, _, err = call(
+            capsys,
+            "steer",
+            tone,
+            "--bundle",
+            bundle,
+            "--loudness",
+            amount,
+            "--from",
+            "0.6",
+            "--no-hold",
+            "-o",
+            tmp_path / f"{name}.wav",
+        )
+        assert code == 0, err
+    a, b = (soundfile.read(tmp_path / f"{name}.wav")[0][:, 0] for name in "ab")
+    early, late = slice(4000, 20_000), slice(32_000, 40_000)
+    level = [20 * np.log10(np.sqrt(np.mean(b[part] ** 2)) / np.sqrt(np.mean(a[part] ** 2))) for part in (early, late)]
+    assert abs(level[0]) < 1.5 and level[1] > 18
+
+
+def test_eval(bundle, tone, tmp_path, capsys):
+    code, out, err = call(capsys, "eval", bundle, "--audio", tone.parent, "--json", tmp_path / "e.json")
+    assert code == 0, err
+    assert "SAE on 50 held-out frames of 1 recordings" in out
+    metrics = json.loads((tmp_path / "e.json").read_text())
+    assert metrics["sae"]["n_frames"] == 50 and metrics["probes"]["pitch"]["acts"]["n_frames"] > 30
+
+
+def test_spaces(capsys):
+    code, out, _ = call(capsys, "spaces")
+    assert code == 0
+    assert out.splitlines()[1].startswith("etude-codec") and "encodec-24khz" in out
+
+
+ODD_BUT_FINE = {
+    "8khz.wav": (8_000, 1, "PCM_16", lambda x: x),
+    "192khz.wav": (192_000, 1, "PCM_24", lambda x: x),
+    "surround.wav": (48_000, 6, "PCM_16", lambda x: x),
+    "clipped.wav": (44_100, 1, "PCM_16", lambda x: np.clip(5 * x, -1, 1)),
+    "offset.wav": (44_100, 1, "PCM_16", lambda x: x + 0.4),
+    "hot.wav": (44_100, 1, "FLOAT", lambda x: 4 * x),
+    "sound.ogg": (44_100, 2, "VORBIS", lambda x: x),
+    "silence.wav": (44_100, 1, "PCM_16", lambda x: 0 * x),
+    "short.wav": (16_000, 1, "PCM_16", lambda x: x[:320]),
+}
+
+
+@pytest.mark.parametrize("name", ODD_BUT_FINE)
+@pytest.mark.filterwarnings("ignore:the sound was clipped")
+def test_odd_sounds_work(name, bundle, tmp_path, capsys):
+    rate, channels, subtype, shape = ODD_BUT_FINE[name]
+    wave = shape(0.3 * np.sin(2 * np.pi * 220 * np.arange(rate // 2) / rate))
+    soundfile.write(tmp_path / name, np.repeat(wave[:, None], channels, 1), rate, subtype=subtype)
+    code, _, err = call(capsys, "analyse", tmp_path / name, "--bundle", bundle)
+    assert code == 0, err
+    code, _, err = call(capsys, "steer", tmp_path / name, "--bundle", bundle, "--loudness", "-3", "-o", tmp_path / "out.wav")
+    assert code == 0, err
+    info = soundfile.info(tmp_path / "out.wav")
+    assert (info.samplerate, info.channels, info.frames) == (rate, channels, len(wave))
+
+
+def bad_files(folder):
+    rate, second = 16_000, 0.1 * np.ones((16_000, 1))
+    soundfile.write(folder / "one.wav", second[:1], rate)
+    soundfile.write(folder / "many.wav", np.repeat(second, 64, 1), rate)
+    soundfile.write(folder / "nan.wav", np.where(np.arange(rate)[:, None] == 7, np.nan, second), rate, subtype="FLOAT")
+    soundfile.write(folder / "slow.wav", second, 2_000)
+    soundfile.write(folder / "long.flac", np.zeros((4_000 * 60 * 21, 1), dtype=np.int16), 4_000)
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "text.wav").write_text("this is not a sound")
+    (folder / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    (folder / "header.wav").write_bytes((folder / "one.wav").read_bytes()[:30])
+    (folder / "folder.wav").mkdir()
+    names = ["one.wav", "many.wav", "nan.wav", "slow.wav", "long.flac", "empty.wav", "text.wav", "photo.png", "header.wav"]
+    return [*names, "folder.wav", "missing.wav"]
+
+
+@pytest.mark.parametrize("command", ["analyse", "steer"])
+def test_bad_sounds_give_one_line_and_leave_nothing(command, bundle, tmp_path, capsys):
+    for name in bad_files(tmp_path):
+        before = sorted(tmp_path.rglob("*"))
+        more = ["--loudness", "-3"] if command == "steer" else []
+        code, out, err = call(capsys, command, tmp_path / name, "--bundle", bundle, *more)
+        assert (code, out) == (2, ""), name
+        assert is_one_line(err) and name in err, err
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+BAD_STEERING = {
+    "nothing to steer": [],
+    "neither a note": ["--pitch", "+1.5"],
+    "no class 'H9'": ["--pitch", "H9"],
+    "out of reach": ["--loudness", "500"],
+    "no feature 99999": ["--feature", "99999=1"],
+    "NUMBER=STRENGTH": ["--feature", "seven"],
+    "starts at 5 s": ["--loudness", "3", "--from", "5"],
+    "runs from 0.5 to 0.2": ["--loudness", "3", "--from", "0.5", "--to", "0.2"],
+    "invalid float value": ["--loudness", "loud"],
+    "cannot be written": ["--loudness", "3", "-o", "/nowhere/out.wav"],
+    "not finite": ["--loudness", "nan"],
+}
+
+
+@pytest.mark.parametrize("reason", BAD_STEERING)
+def test_bad_steering_says_why(reason, bundle, tone, capsys):
+    try:
+        code, _, err = call(capsys, "steer", tone, "--bundle", bundle, *BAD_STEERING[reason])
+    except SystemExit as stop:
+        code, err = stop.code, capsys.readouterr().err
+    assert code == 2 and is_one_line(err) and reason in err, err
+    assert not tone.with_suffix(".steered.wav").exists()
+
+
+def test_bad_bundles_say_why(tone, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    for bundle in (tmp_path / "missing", tmp_path / "other", tone):
+        code, _, err = call(capsys, "analyse", tone, "--bundle", bundle)
+        assert code == 2 and is_one_line(err), err
+
+
+BAD_TRAINING = {
+    "is unknown": ["--space", "nonsense"],
+    "has no tap": ["--tap", "nonsense"],
+    "known are relu": ["--sae", "nonsense"],
+    "does not exist": ["--audio", "/nowhere"],
+    "SAEConfig.k is 0": ["--k", "0"],
+    "TrainConfig.steps is 0": ["--steps", "0"],
+    "come with a later version": ["--push-to-hub", "user/name"],
+    "cannot be read as JSON": ["--config", "/nowhere.json"],
+    "the synthesised corpus is 1 to": ["--minutes", "0"],
+    "would be lost": ["--out", str(ROOT)],
+}
+
+
+@pytest.mark.parametrize("reason", BAD_TRAINING)
+def test_bad_training_fails_early_with_one_line(reason, tmp_path):
+    arguments = BAD_TRAINING[reason] if "--out" in BAD_TRAINING[reason] else [*BAD_TRAINING[reason], "--out", tmp_path / "new"]
+    code, _, err = run("train.py", *arguments)
+    assert code == 2 and is_one_line(err) and reason in err, err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_of_odd_and_bad_files_trains(tmp_path):
+    """Bad files are skipped with a line each; drums without pitch train without a pitch probe."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        envelope = np.exp(-np.arange(16_000 * 3) % 8000 / rng.uniform(500, 2000))
+        noise = rng.standard_normal(16_000 * 3) * envelope * rng.uniform(0.02, 0.3)
+        soundfile.write(tmp_path / "in" / f"drum{i}.wav", np.convolve(noise, np.ones(1 + i) / (1 + i), "same"), 16_000)
+    (tmp_path / "in" / "bad.wav").write_text("no sound")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"steps": 40, "d_sae": 128, "control_clips": 1, "batch_size": 256, "device": "cpu"}))
+    code, out, err = run("train.py", "--audio", tmp_path / "in", "--out", tmp_path / "out", "--config", config)
+    assert code == 0, err[-2000:]
+    assert "skipped bad.wav" in out and "1 recordings were skipped" in out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {"loudness", "brightness"} <= set(metrics["probes"])
+
+
+def test_every_command_has_help(capsys):
+    for command in ("analyse", "steer", "eval", "spaces"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([command, "--help"])
+        assert stop.value.code == 0 and "--debug" in capsys.readouterr().out
+
+
+def test_our_own_faults_are_told_apart(capsys):
+    def broken():
+        raise RuntimeError("oops")
+
+    assert cli.guarded(broken, debug=False) == 1
+    assert is_one_line(capsys.readouterr().err)
+    assert cli.guarded(broken, debug=True) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_interrupt_is_130():
+    def stop():
+        raise KeyboardInterrupt
+
+    assert cli.guarded(stop, debug=False) == 130
+
+
+def test_strength_zero_returns_the_codecs_reconstruction_bit_for_bit(bundle, tone):
+    from sae_audio import Bundle, steer
+    from sae_audio.audio import fit, read, unfit
+    from sae_audio.pipeline import space_of
+
+    loaded = Bundle.from_pretrained(bundle)
+    space, sound = space_of(loaded), read(tone)
+    audio = fit(sound, space.spec)
+    expected = unfit(space.decode(space.encode(audio), like=audio), sound, space.spec)
+    steered = steer(loaded, sound, {"pitch": 0, "loudness": 0.0, "brightness": 0}, space=space)
+    assert torch.equal(steered.sound.samples, expected)
