@@ -31,8 +31,8 @@ def residuals(sae: SAE, x_c: Tensor, blocks: list[Entries], bounds: list[int]) -
     return left
 
 
-def block_gradients(entries: Entries, g: Tensor, W_dec: Tensor, x_1: Tensor) -> tuple[Tensor, Tensor]:
-    """Return one block's gradients: for W_dec ``[width, d_in]``, and for W_enc and b_enc together ``[width, d_in + 1]``.
+def block_gradients(entries: Entries, g: Tensor, W_dec: Tensor, x_c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return one block's gradients for W_dec ``[width, d_in]``, W_encᵀ ``[width, d_in]`` and b_enc ``[width]``.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ def block_gradients(entries: Entries, g: Tensor, W_dec: Tensor, x_1: Tensor) -> 
         Gradient of the loss for the block's reconstruction.
     W_dec : Tensor [width, d_in]
         The block's decoder rows.
-    x_1 : Tensor [N, d_in + 1]
-        Encoder inputs and a column of ones, which makes b_enc one more row of W_enc.
+    x_c : Tensor [N, d_in]
+        Encoder inputs.
     """
     n, width = len(g), len(W_dec)
     d_values = torch.sparse.sampled_addmm(entries.matrix((n, width)), g, W_dec.T, beta=0.0).values()
@@ -52,7 +52,8 @@ def block_gradients(entries: Entries, g: Tensor, W_dec: Tensor, x_1: Tensor) -> 
     columns, order = entries.columns.sort(stable=True)
     rows = entries.rows[order]
     d_dec = csr(columns, rows, entries.values[order], (width, n)) @ g
-    return d_dec, csr(columns, rows, d_values[order], (width, n)) @ x_1
+    d_acts = csr(columns, rows, d_values[order], (width, n))
+    return d_dec, d_acts @ x_c, d_acts @ g.new_ones(n)
 
 
 def result(x_c: Tensor, left: list[Tensor], entries: Entries, d_sae: int) -> BatchResult:
@@ -85,30 +86,29 @@ def sparse_backward(sae: SAE, x_c: Tensor, entries: Entries, widths: tuple[int, 
     BatchResult
         See there.
     """
-    n, d_in = x_c.shape
+    n = len(x_c)
     bounds = [0, *widths]
     blocks = [entries.block(*span) for span in zip(bounds, widths, strict=False)] if len(widths) > 1 else [entries]
     left = residuals(sae, x_c, blocks, bounds)
     scaled = [r * (-2 / n) for r in left]
     g = list(accumulate(reversed(scaled)))[::-1]
-    x_1 = torch.cat([x_c, x_c.new_ones(n, 1)], 1)
     parts = [
-        block_gradients(block, g_b, sae.W_dec[low:high], x_1)
+        block_gradients(block, g_b, sae.W_dec[low:high], x_c)
         for block, g_b, low, high in zip(blocks, g, bounds, widths, strict=False)
     ]
-    W_dec, W_enc_1 = (torch.cat(grads) if len(grads) > 1 else grads[0] for grads in zip(*parts, strict=True))
+    W_dec, W_enc_T, b_enc = (torch.cat(grads) if len(grads) > 1 else grads[0] for grads in zip(*parts, strict=True))
     if sae.config.decoder_bias:
-        sae.b_dec.grad = g[0].sum(0) - sae.W_enc @ W_enc_1[:, d_in]
+        sae.b_dec.grad = g[0].sum(0) - sae.W_enc @ b_enc
     outcome = result(x_c, left, entries, len(W_dec))
     if sae.config.aux_coefficient and len(dead):
-        outcome.losses["aux"] = add_auxk(sae, x_c, left[-1], dead, W_dec, W_enc_1)
-    sae.W_dec.grad, sae.W_enc.grad, sae.b_enc.grad = W_dec, W_enc_1[:, :d_in].T.contiguous(), W_enc_1[:, d_in].contiguous()
+        outcome.losses["aux"] = add_auxk(sae, x_c, left[-1], dead, (W_enc_T, b_enc, W_dec))
+    sae.W_dec.grad, sae.W_enc.grad, sae.b_enc.grad = W_dec, W_enc_T.T.contiguous(), b_enc
     return outcome
 
 
-def add_auxk(sae: SAE, x_c: Tensor, residual: Tensor, dead: Tensor, W_dec: Tensor, W_enc_1: Tensor) -> Tensor:
-    """Add AuxK's gradients to those of W_dec ``[d_sae, d_in]`` and W_enc|b_enc ``[d_sae, d_in + 1]``; return its loss."""
+def add_auxk(sae: SAE, x_c: Tensor, residual: Tensor, dead: Tensor, grads: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Add AuxK's gradients to those of W_encᵀ, b_enc and W_dec, whose first axis is the feature; return its loss."""
     loss, d_enc, d_bias, d_dec = auxk_gradients(sae, x_c, residual, dead)
-    W_dec.index_add_(0, dead, d_dec)
-    W_enc_1.index_add_(0, dead, torch.cat([d_enc.T, d_bias[:, None]], 1))
+    for grad, part in zip(grads, (d_enc.T, d_bias, d_dec), strict=True):
+        grad.index_add_(0, dead, part)
     return loss
