@@ -124,7 +124,8 @@ def _analyse(arguments: argparse.Namespace) -> None:
     summary = describe_view(bundle, view, FEATURES_SHOWN)
     if arguments.json != "-":
         print("\n".join(view_lines(arguments.file, bundle, view, summary)))
-        print(f"\nnext: sae-audio steer {arguments.file} --pitch +5 --loudness -6 --brightness +0.5")
+        other = "" if arguments.bundle == str(DEFAULT_BUNDLE) else f" --bundle {arguments.bundle}"
+        print(f"\nnext: python -m sae_audio steer {arguments.file} --pitch +5 --loudness -6 --brightness +0.5{other}")
     _write_json(arguments.json, summary)
     if arguments.plot:
         from sae_audio.plots import activation_heatmap, png

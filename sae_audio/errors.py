@@ -23,3 +23,7 @@ class DataError(SaeAudioError):
 
 class BundleError(SaeAudioError):
     """A bundle is missing, damaged, foreign or of an unknown format version."""
+
+
+class OutputError(SaeAudioError):
+    """A file cannot be written: its folder is missing or protected, or the disk is full. Nothing half-written is left."""

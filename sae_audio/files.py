@@ -6,7 +6,7 @@ import os
 import uuid
 from pathlib import Path
 
-from sae_audio.errors import ParameterError
+from sae_audio.errors import OutputError
 
 
 def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
@@ -21,7 +21,7 @@ def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
 
     Raises
     ------
-    ParameterError
+    OutputError
         The folder does not exist, cannot be written to, or is full; nothing is left behind.
     """
     path = Path(path)
@@ -30,7 +30,7 @@ def write_bytes(path: str | os.PathLike, content: bytes | memoryview) -> None:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
-        raise ParameterError(
+        raise OutputError(
             f"'{path}' cannot be written ({error.strerror}); choose a writable folder with enough space"
         ) from None
     finally:

@@ -16,9 +16,10 @@ from sae_audio.calibration import Move, steer_latents
 from sae_audio.control import ControlVector, axis_change, note_change
 from sae_audio.control import axis as axis_control
 from sae_audio.descriptors import Descriptors, describe
-from sae_audio.errors import ParameterError
+from sae_audio.errors import BundleError, ParameterError
 from sae_audio.evaluation import hold_of, listener
 from sae_audio.latent_spaces import SPACES, Codec, LatentSpace, load_latent_space
+from sae_audio.latent_spaces.signature import same_weights, signature
 from sae_audio.properties import Property
 
 Target = float | str | tuple[str | float, float]
@@ -56,12 +57,19 @@ class Steered(NamedTuple):
 
 
 def space_of(bundle: Bundle, device: str = "cpu") -> LatentSpace:
-    """Load the latent space that a bundle was trained on."""
+    """Load the latent space that a bundle was trained on; ``BundleError`` if its weights are not those of the training."""
     spec = bundle.spec
     row = SPACES.get(spec.name)
     shipped = row is not None and row.shipped and spec.repo == f"checkpoints/{row.source}"
     source = None if shipped else spec.repo
-    return load_latent_space(spec.name, tap=spec.tap, source=source, revision=spec.revision, device=device)
+    space = load_latent_space(spec.name, tap=spec.tap, source=source, revision=spec.revision, device=device)
+    trained_on = bundle.provenance.get("signature")
+    if trained_on is not None and not same_weights(trained_on, signature(space)):
+        raise BundleError(
+            f"the bundle was trained on other weights of '{spec.name}' than {spec.repo} holds; "
+            "train it again, or get the weights and the bundle of one version"
+        )
+    return space
 
 
 def as_sound(sound: Sound | str | os.PathLike) -> Sound:
@@ -202,7 +210,7 @@ def _mask(n_frames: int, frame_rate: float, start: float, stop: float | None) ->
     stop = seconds if stop is None else stop
     if not 0 <= start < stop:
         raise ParameterError(
-            f"the part to edit runs from {start:g} to {stop:g} s; it must start at 0 or later and end after that"
+            f"the part to edit runs from {start:g} to {stop:g} s; it must start at 0 or later, and before it ends"
         )
     centres = (torch.arange(n_frames) + 0.5) / frame_rate
     return ((centres >= start) & (centres < stop)).float()

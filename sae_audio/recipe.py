@@ -40,6 +40,7 @@ from sae_audio.evaluation import (
     usable_properties,
 )
 from sae_audio.latent_spaces.base import Codec, LatentSpace
+from sae_audio.latent_spaces.signature import signature
 from sae_audio.plots import bundle_figures
 from sae_audio.probes import Probe, acts_matrix, majority_class, score_probe
 from sae_audio.properties import Property
@@ -144,7 +145,7 @@ def fit_bundle(
         controls=controls,
         atlas=_atlas(sae, properties, train, store),
         metrics=metrics,
-        provenance={**provenance, "recipe": {"train": asdict(recipe.train), "mode": recipe.mode}},
+        provenance={**provenance, "signature": signature(space), "recipe": {"train": asdict(recipe.train), "mode": recipe.mode}},
         history=result.history,
     )
     return replace(bundle, figures=bundle_figures(bundle))

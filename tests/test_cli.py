@@ -81,7 +81,7 @@ def test_analyse(bundle, tone, tmp_path, capsys):
     )
     assert (code, err) == (0, "")
     assert "1.00 s, 2 channels, 44100 Hz -> etude-codec, 50 frames at 50 Hz" in out
-    assert "A3 (220." in out and "next: sae-audio steer" in out
+    assert "A3 (220." in out and "next: python -m sae_audio steer" in out
     summary = json.loads((tmp_path / "a.json").read_text())
     assert summary["descriptors"]["pitch"]["median"] == pytest.approx(220, rel=0.005)
     assert len(summary["features"]) == 12

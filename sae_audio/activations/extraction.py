@@ -9,7 +9,6 @@ system that all processes see will do. A process that dies is the launcher's bus
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -36,6 +35,7 @@ from sae_audio.activations.store import (
 )
 from sae_audio.errors import DataError
 from sae_audio.latent_spaces.base import LatentSpace
+from sae_audio.latent_spaces.signature import same_weights, signature
 
 POLL_SECONDS = 0.5
 """How often a process looks whether the others are done."""
@@ -137,15 +137,8 @@ def _head(space: LatentSpace, seed: int, tracker: str, settings: dict | None) ->
         "seed": seed,
         "tracker": tracker,
         "settings": json.loads(json.dumps(settings or {})),
-        "signature": _signature(space),
+        "signature": signature(space),
     }
-
-
-def _signature(space: LatentSpace) -> list[float]:
-    """Mean latent of a quarter second of a fixed sweep: tells other weights under the same name apart."""
-    t = torch.arange(space.spec.sample_rate // 4) / space.spec.sample_rate
-    sweep = 0.3 * torch.sin(2 * math.pi * (200 * t + 4000 * t.square()))
-    return space.encode(sweep.expand(1, space.spec.channels, -1))[0].mean(dim=0).tolist()
 
 
 def _claim(out_dir: Path, head: dict, rank: int) -> None:
@@ -162,9 +155,7 @@ def _check_same(out_dir: Path, stored: dict, wanted: dict) -> None:
         if stored[key] != wanted[key]:
             before, now = _difference(stored[key], wanted[key])
             raise DataError(f"{out_dir} was extracted with {key} {before}, not {now}; use another folder or delete this one")
-    before, now = torch.tensor(stored["signature"]), torch.tensor(wanted["signature"])
-    # Another device rounds differently, by far less than this; other weights differ by far more.
-    if (before - now).abs().max() > 0.02 * before.abs().max():
+    if not same_weights(stored["signature"], wanted["signature"]):
         name = wanted["spec"]["name"]
         raise DataError(f"{out_dir} was extracted with other weights of '{name}'; use another folder or delete this one")
 

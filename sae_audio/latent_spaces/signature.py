@@ -1,0 +1,25 @@
+"""Telling other weights under the same name apart: what a model makes of a fixed sweep."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from sae_audio.latent_spaces.base import LatentSpace
+
+TOLERANCE = 0.02
+"""Of the largest number: another device or version rounds by far less than this, other weights differ by far more."""
+
+
+def signature(space: LatentSpace) -> list[float]:
+    """Return the mean latent of a quarter second of a fixed sweep, d_in numbers."""
+    t = torch.arange(space.spec.sample_rate // 4) / space.spec.sample_rate
+    sweep = 0.3 * torch.sin(2 * math.pi * (200 * t + 4000 * t.square()))
+    return space.encode(sweep.expand(1, space.spec.channels, -1))[0].mean(dim=0).tolist()
+
+
+def same_weights(one: list[float], other: list[float]) -> bool:
+    """Return whether two signatures come from the same weights."""
+    a, b = torch.tensor(one), torch.tensor(other)
+    return a.shape == b.shape and bool((a - b).abs().max() <= TOLERANCE * a.abs().max())
