@@ -21,6 +21,7 @@ import torchaudio
 from torch import Tensor
 
 from sae_audio.errors import AudioError, ParameterError
+from sae_audio.files import write_bytes
 from sae_audio.spec import LatentSpec
 
 MIN_SECONDS = 0.02
@@ -98,13 +99,15 @@ def write(path: str | os.PathLike, samples: Tensor, sample_rate: int, *, bits: i
     ParameterError
         Shape, rate or bits are wrong.
     AudioError
-        Samples are NaN or infinite, or the file cannot be written (folder missing, not writable, disk full).
+        Samples are NaN or infinite.
+    OutputError
+        The file cannot be written (folder missing, not writable, disk full).
     """
     _check_writable(path, samples, sample_rate, bits)
     pcm = _quantise(samples.detach().cpu(), bits)
     buffer = io.BytesIO()
     soundfile.write(buffer, pcm.T.numpy(), int(sample_rate), format="WAV", subtype=f"PCM_{bits}")
-    _write_atomically(Path(path), buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
 
 
 def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
@@ -290,24 +293,6 @@ def _quantise(samples: Tensor, bits: int) -> Tensor:
     full = 2 ** (bits - 1)
     integers = (samples.double() * full).round().clamp(-full, full - 1)
     return integers.to(torch.int16) if bits == 16 else (integers * 256).to(torch.int32)
-
-
-def _write_atomically(path: Path, content: memoryview) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise AudioError(f"'{path}' cannot be written ({error.strerror}); choose a writable folder with enough space") from None
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:  # the folder itself is missing or not a folder: nothing was written
-        return
 
 
 def _reduced(from_rate: int, to_rate: int) -> Fraction:

@@ -15,7 +15,7 @@ import torch
 
 from sae_audio.audio import Sound, fit, mixdown, read, resample, to_stereo, unfit, write
 from sae_audio.descriptors import describe
-from sae_audio.errors import AudioError, ParameterError
+from sae_audio.errors import AudioError, OutputError, ParameterError
 from sae_audio.spec import LatentSpec
 
 
@@ -160,7 +160,7 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path):
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "file").touch()
     for path in (tmp_path / "nowhere" / "x.wav", tmp_path / "folder.wav", tmp_path / "file" / "x.wav"):
-        with pytest.raises(AudioError, match="cannot be written"):
+        with pytest.raises(OutputError, match="cannot be written"):
             write(path, good, 16_000)
     with pytest.raises(AudioError, match="NaN or infinity"):
         write(tmp_path / "x.wav", good * math.nan, 16_000)
@@ -177,10 +177,10 @@ def test_full_disk_keeps_the_old_file(tmp_path):
     write(tmp_path / "x.wav", torch.full((1, 400), 0.5), 16_000)
     before = (tmp_path / "x.wav").read_bytes()
     script = (
-        "import resource, signal, sys, torch; from sae_audio.audio import write; from sae_audio.errors import AudioError\n"
+        "import resource, signal, sys, torch; from sae_audio.audio import write; from sae_audio.errors import OutputError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try: write(sys.argv[1], torch.zeros(1, 16000), 16000)\n"
-        "except AudioError as error: print(error)\n"
+        "except OutputError as error: print(error)\n"
     )
     command = [sys.executable, "-B", "-c", script, str(tmp_path / "x.wav")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
