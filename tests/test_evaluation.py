@@ -1,0 +1,122 @@
+"""Scores on held-out frames: which clips, which baselines, which figures."""
+
+import math
+
+import pytest
+import torch
+
+from sae_audio.descriptors import Descriptors, midi_to_hz
+from sae_audio.errors import ParameterError
+from sae_audio.evaluation import (
+    Frames,
+    held_out_clips,
+    probe_table,
+    property_sets,
+    readers,
+    reconstruction_metrics,
+    regression_r2,
+    sample,
+    spreads,
+    usable_properties,
+)
+from sae_audio.metrics import dead_share, fvu, l0
+from sae_audio.sae import VARIANTS, SAEConfig, build_sae
+
+D_IN = 8
+
+
+def frames(n_recordings=4, length=100, seed=0):
+    """Recordings whose second half is voiced; latents hold note, level and octave linearly, plus noise."""
+    generator = torch.Generator().manual_seed(seed)
+    n = n_recordings * length
+    midi = torch.randint(48, 72, (n,), generator=generator).float()
+    level = torch.rand(n, generator=generator) * 40 - 45
+    octave = torch.rand(n, generator=generator) * 4 + 8
+    latents = torch.randn(n, D_IN, generator=generator) * 0.1
+    latents[:, 0], latents[:, 1], latents[:, 2] = (midi - 60) / 12, (level + 25) / 12, octave - 10
+    voiced = torch.arange(n) % length >= length // 2
+    descriptors = Descriptors(torch.where(voiced, midi_to_hz(midi), torch.nan), 10 ** (level / 20), 2**octave)
+    return Frames(latents, descriptors, torch.arange(n_recordings).repeat_interleave(length))
+
+
+def trained(variant="topk"):
+    sae = build_sae(SAEConfig(variant, D_IN, 32, k=4)).eval()
+    data = frames()
+    sae.fit_scaling(data.latents.mean(0), data.latents.std(0))
+    sae.fit_start(data.latents)
+    return sae
+
+
+def test_clips_are_the_voiced_halves_of_different_recordings():
+    data = frames()
+    pitch = property_sets("honest", data)["pitch"]
+    clips = held_out_clips(data, pitch, 50.0, seconds=1.0, n_clips=3)
+    assert clips.latents.shape == (3, 50, D_IN)
+    assert clips.midi.isfinite().all()
+    assert torch.equal(clips.notes, clips.midi.round().long() - 36)
+    starts = [int((data.latents == clip[0]).all(1).nonzero()) for clip in clips.latents]
+    assert [start % 100 for start in starts] == [50, 50, 50] and len({start // 100 for start in starts}) == 3
+
+
+def test_short_recordings_give_short_clips():
+    data = frames(length=30)
+    assert held_out_clips(data, None, 50.0, seconds=3.0).latents.shape == (4, 30, D_IN)
+
+
+def test_a_property_without_classes_is_left_out():
+    data = frames(n_recordings=24)
+    silent = data._replace(descriptors=data.descriptors._replace(f0=torch.full_like(data.descriptors.f0, math.nan)))
+    assert set(usable_properties(property_sets("honest", data), data)) == {"pitch", "loudness", "brightness"}
+    assert set(usable_properties(property_sets("honest", silent), silent)) == {"loudness", "brightness"}
+    with pytest.raises(ParameterError, match="use 'honest' or 'paper'"):
+        property_sets("other", data)
+
+
+def test_sample_keeps_order_and_rows_together():
+    data = frames()
+    few = sample(data, 50)
+    rows = [int((data.latents == row).all(1).nonzero()) for row in few.latents]
+    assert rows == sorted(rows) and len(set(rows)) == 50
+    assert torch.equal(few.descriptors.rms, data.descriptors.rms[rows]) and torch.equal(few.recordings, data.recordings[rows])
+    assert sample(data, 10**6) is data
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_reconstruction_metrics_are_those_of_metrics_py(variant):
+    sae, data = trained(variant), frames(seed=1)
+    found = reconstruction_metrics(sae, data)
+    with torch.no_grad():
+        acts = sae.encode(data.latents)
+        assert found["fvu"] == pytest.approx(fvu(data.latents, sae.decode(acts)), rel=1e-4)
+    assert found["l0"] == pytest.approx(l0(acts)) and found["dead_share"] == pytest.approx(dead_share(acts))
+    assert (found["n_frames"], found["n_recordings"]) == (400, 4)
+
+
+def test_baselines_have_the_sizes_they_claim():
+    sae, data = trained(), frames()
+    inputs = readers(sae, data.latents)
+    shapes = {name: tuple(read(data.latents).shape) for name, read in inputs.items()}
+    assert shapes == {"acts": (400, 32), "latents": (400, 8), "pca": (400, 4), "random": (400, 32), "untrained": (400, 32)}
+    assert (inputs["random"](data.latents).to_dense() > 0).sum(1).max() <= 4
+    assert not torch.allclose(inputs["untrained"](data.latents).to_dense(), inputs["acts"](data.latents).to_dense())
+
+
+def test_probes_read_what_is_there_and_nothing_else():
+    train, validation, test = (frames(n_recordings=12, seed=seed) for seed in range(3))
+    usable = usable_properties(property_sets("honest", train), train)
+    noise = {"latents": lambda x: x, "nothing": lambda x: x[:, 3:]}
+    scores = {(prop, reader): score for prop, reader, _, score in probe_table(noise, usable, train, validation, test)}
+    for prop in usable:
+        assert scores[prop, "latents"].accuracy > 3 * scores[prop, "nothing"].accuracy
+        assert scores[prop, "nothing"].accuracy < scores[prop, "nothing"].majority + 0.1
+    assert regression_r2(lambda x: x, "loudness", train, test) > 0.99
+    assert regression_r2(lambda x: x[:, 3:], "loudness", train, test) < 0.05
+
+
+def test_spreads_by_hand():
+    one = Frames(
+        torch.zeros(2, 1),
+        Descriptors(midi_to_hz(torch.tensor([60.0, 62])), torch.tensor([0.1, 0.1]), torch.tensor([500.0, 2000])),
+        torch.zeros(2),
+    )
+    assert spreads(one) == pytest.approx([math.sqrt(2), 1.0, math.sqrt(2)], rel=1e-4)
