@@ -37,7 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--tap", help="which tensor of the model counts as its latents (default: the space's first)")
     data.add_argument("--source", help="folder or Hub id of the model's checkpoint (default: the space's own)")
     data.add_argument("--audio", nargs="+", metavar="DIR", help="folders or files of sound (default: synthesised music)")
-    data.add_argument("--minutes", type=float, default=20.0, help="size of the synthesised corpus (default: 20)")
+    data.add_argument("--minutes", type=float, default=40.0, help="size of the synthesised corpus (default: 40)")
     data.add_argument("--corpus", default="additive", choices=("additive", "fluidr3", "both"), help="its synthesiser")
     data.add_argument("--tracker", default="yin", help="pitch tracker for --audio: yin, librosa-yin, pyin, crepe")
     data.add_argument("--max-minutes", type=float, default=20.0, help="longer sound files are skipped (default: 20)")

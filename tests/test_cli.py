@@ -314,3 +314,17 @@ def test_strength_zero_returns_the_codecs_reconstruction_bit_for_bit(bundle, ton
     expected = unfit(space.decode(space.encode(audio), like=audio), sound, space.spec)
     steered = steer(loaded, sound, {"pitch": 0, "loudness": 0.0, "brightness": 0}, space=space)
     assert torch.equal(steered.sound.samples, expected)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_bundle(bundle, tmp_path):
+    """`accelerate launch train.py` shares extraction and training; the result is that of one process up to rounding."""
+    from sae_audio.bundle import Bundle
+
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no"]
+    code, out, err = run(*launch, "--dynamo_backend", "no", "train.py", *TINY, "--out", tmp_path / "bundle")
+    assert code == 0, err[-2000:]
+    assert out.count("saved") == 1
+    one, two = Bundle.from_pretrained(bundle), Bundle.from_pretrained(tmp_path / "bundle")
+    assert torch.allclose(one.sae.W_dec, two.sae.W_dec, atol=1e-3)
+    assert one.metrics["sae"]["fvu"] == pytest.approx(two.metrics["sae"]["fvu"], rel=0.01)
