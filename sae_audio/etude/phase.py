@@ -86,7 +86,7 @@ def griffin_lim(magnitudes: Tensor, phasors: Tensor, window: Tensor, hop: int, i
     previous, carried = None, momentum / (1 + momentum)
     for _ in range(iterations):
         audio = torch.istft(magnitudes * phasors, n_fft, hop, window=window, length=length)
-        spectra = torch.stft(audio, n_fft, hop, window=window, return_complex=True)
+        spectra = torch.stft(audio, n_fft, hop, window=window, pad_mode="constant", return_complex=True)
         ahead = spectra if previous is None else spectra - carried * previous
         phasors, previous = ahead / (ahead.abs() + 1e-16), spectra
     return torch.istft(magnitudes * phasors, n_fft, hop, window=window, length=length)

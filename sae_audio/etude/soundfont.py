@@ -20,8 +20,8 @@ RATE = 32_000
 """Fluidsynth plays at this rate, in Hz, and is then resampled: at 16 kHz its interpolation aliases."""
 BLOCK = 64
 """Fluidsynth's internal block, in samples: events fall on multiples of it, 2 ms apart."""
-TAIL = 0.3
-"""Seconds that are played and thrown away after a clip, so that no note rings into the next one."""
+SILENT = 1e-6
+"""-120 dBFS: the last clip has rung out."""
 
 
 @lru_cache(maxsize=1)
@@ -33,7 +33,12 @@ def _synth() -> tuple[Any, int]:
     if not SOUNDFONT.exists():
         raise DataError(f"soundfont {SOUNDFONT} is missing; {_REMEDY}")
     synth = fluidsynth.Synth(gain=0.5, samplerate=float(RATE), **{"synth.reverb.active": 0, "synth.chorus.active": 0})
-    return synth, synth.sfload(str(SOUNDFONT))
+    font = synth.sfload(str(SOUNDFONT))
+    for channel in range(16):  # a channel's very first note sounds a little different from the same note later
+        synth.program_select(channel, font, 0, 0)
+        synth.noteon(channel, 60, 64)
+    _samples(synth, BLOCK)
+    return synth, font
 
 
 _REMEDY = (
@@ -65,11 +70,18 @@ def render(score: Score, program: Program, sample_rate: int) -> np.ndarray:
         Fluidsynth, its Python binding or the soundfont is missing; the message names the packages.
     """
     synth, font = _synth()
-    synth.system_reset()
+    _hush(synth)
     for channel in range(score.voices):
         synth.program_select(channel, font, 0, program.number)
     mono = torch.from_numpy(_play(synth, score))
     return resample(mono, RATE, sample_rate)[: round(score.duration * sample_rate)].numpy()
+
+
+def _hush(synth: Any) -> None:
+    """Stop all notes and let them ring out unheard, so that no clip depends on the one before it."""
+    synth.system_reset()
+    while np.abs(_samples(synth, 100 * BLOCK)).max() > SILENT:
+        pass
 
 
 def _play(synth: Any, score: Score) -> np.ndarray:
@@ -79,7 +91,7 @@ def _play(synth: Any, score: Score) -> np.ndarray:
         pieces.append(_samples(synth, (block - now) * BLOCK))
         now = block
         action(synth)
-    end = -(-round((score.duration + TAIL) * RATE) // BLOCK)
+    end = -(-round(score.duration * RATE) // BLOCK)
     return np.concatenate([*pieces, _samples(synth, (end - now) * BLOCK)])
 
 

@@ -127,39 +127,48 @@ def evaluate(model: SpectralVAE, loss: CodecLoss, clips: Tensor) -> dict[str, fl
 
 
 def train(recipe: Recipe, config: CodecConfig) -> SpectralVAE:
-    """Train a codec and write it to ``recipe.out``."""
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    """Synthesise the corpus, train a codec on its training split and write it to ``recipe.out``."""
     clips = render_split(recipe.minutes, recipe.seed, "train")
     held = render_split(min(recipe.minutes, 20), recipe.seed, "validation")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model, loss = SpectralVAE(config), CodecLoss(config)
-    freeze_pca(model)
+    return fit(recipe, config, clips, held)
+
+
+def fit(recipe: Recipe, config: CodecConfig, clips: Tensor, held: Tensor) -> SpectralVAE:
+    """Train on clips ``[clips, N]``, watch held-out clips ``[clips, N]`` and write the codec to ``recipe.out``."""
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    model, loss = _new(recipe, config), CodecLoss(config)
     optimizer = torch.optim.AdamW(_learnt(model).values(), recipe.lr, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
     if recipe.resume:
         first = load_training(recipe.out / "training.safetensors", model, optimizer)
     else:
-        fit_pca(model, clips, recipe.seed)
         first = 0
+        fit_pca(model, clips, recipe.seed)
     began = time.process_time()
     for step in tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="train codec", unit="step"):
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        batch = make_batch(clips, model, recipe.crop_frames, recipe.batch_size, generator)
-        noise = torch.randn(*batch.shape[:2], config.d_latent, generator=generator)
         optimizer.param_groups[0]["lr"] = learning_rate(step, recipe)
-        terms = train_step(model, loss, optimizer, batch, noise)
+        terms = train_step(model, loss, optimizer, *_draw(model, clips, recipe, step))
         if (step + 1) % recipe.eval_every == 0:
-            row = {
-                "step": step + 1,
-                "cpu_s": time.process_time() - began,
-                "train": terms,
-                "validation": evaluate(model, loss, held),
-            }
-            _log(recipe.out / "log.jsonl", row)
+            row = {"step": step + 1, "cpu_s": time.process_time() - began, "train": terms}
+            _log(recipe.out / "log.jsonl", row | {"validation": evaluate(model, loss, held)})
             save_training(recipe.out / "training.safetensors", model, optimizer)
     standardise(model, clips, recipe.seed)
     save_codec(model, recipe.out)
     return model
+
+
+def _new(recipe: Recipe, config: CodecConfig) -> SpectralVAE:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = SpectralVAE(config)
+    freeze_pca(model)
+    return model
+
+
+def _draw(model: SpectralVAE, clips: Tensor, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
+    """Return the batch and the latent noise of a step, which depend on nothing but the seed and the step."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    batch = make_batch(clips, model, recipe.crop_frames, recipe.batch_size, generator)
+    return batch, torch.randn(*batch.shape[:2], model.config.d_latent, generator=generator)
 
 
 def save_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimizer) -> None:
