@@ -219,7 +219,7 @@ def test_the_closed_loop_reaches_what_was_asked_and_keeps_the_rest():
     open_loop = axis_trial(hold.brightness, sae, sample, before, lossy, 0.5)
     closed = axis_trial(hold.brightness, sae, sample, before, lossy, 0.5, hold)
     assert open_loop.error == pytest.approx(0.1, abs=1e-3) and abs(open_loop.change[1]) > 1
-    assert closed.error < 0.02 and abs(closed.change[1]) < 0.2
+    assert closed.error < 0.03 and abs(closed.change[1]) < 0.2
     assert closed.held and not open_loop.held
 
 
