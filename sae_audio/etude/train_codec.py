@@ -1,13 +1,13 @@
 """Train the étude codec: ``python -m sae_audio.etude.train_codec``.
 
-    python -m sae_audio.etude.train_codec                          the shipped codec, about 1.5 CPU-hours
+    python -m sae_audio.etude.train_codec                          the shipped codec, 35 CPU-minutes
     python -m sae_audio.etude.train_codec --steps 0                the PCA codec, a minute
     python -m sae_audio.etude.train_codec --resume                 go on after an interruption
-    python -m sae_audio.etude.train_codec --resume --steps 20000   go on for longer
+    python -m sae_audio.etude.train_codec --resume --steps 20000   go on for longer (before the last quarter)
 
-``--out`` gets ``config.json`` and ``model.safetensors`` (the codec), ``log.jsonl`` (one line per evaluation) and, until training
-is complete, ``training.safetensors`` (weights and optimiser, for ``--resume``). The learning rate stays constant and falls
-to zero over the last quarter of the steps, so that a run can be extended from any checkpoint before that.
+``--out`` gets ``config.json`` and ``model.safetensors`` (the codec), ``log.jsonl`` (one line per evaluation) and
+``training.safetensors`` (weights and optimiser, for ``--resume``). The learning rate stays constant and falls to zero over the
+last quarter of the steps, so that a run can be extended from any checkpoint before that.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ PCA_FRAMES = 60_000
 class Recipe:
     """How the codec is trained."""
 
-    minutes: float = 180.0
+    minutes: float = 150.0
     """Length of the whole corpus; 70 % of it is trained on."""
-    steps: int = 7000
+    steps: int = 5000
     """Optimiser steps; 0 stops at the PCA codec."""
     out: Path = Path("runs/etude-codec")
     """Folder for the codec, the log and the checkpoint."""
