@@ -1,6 +1,6 @@
 """Probe accuracy against sparsity (Figure 3 of arXiv 2510.23802) on the étude codec, with the baselines that the paper lacks.
 
-    python -m experiments.decodability [--minutes 40] [--seeds 3] [--steps 600] [--out experiments/results]
+    python -m experiments.decodability [--minutes 40] [--seeds 3] [--steps 400] [--out experiments/results]
 
 Writes decodability.json, decodability.md and decodability.png. Splits are by recording: probes are fitted on training
 recordings, their penalty chosen on validation recordings, and every figure is from test recordings, half of which are played on
@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 
-import torch
 from tqdm import tqdm
 
 from experiments._corpus import etude_store
@@ -123,7 +122,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--source", default="both", choices=("additive", "fluidr3", "both"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     options = parser.parse_args()
     store = etude_store(options.minutes, options.source)
@@ -143,5 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()

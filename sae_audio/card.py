@@ -264,7 +264,7 @@ def _features(bundle: Bundle) -> str:
         for n in (atlas.names[i],)
     ]
     header = ("feature", "name", "confidence", "bits", "precision", "firings", "fires in")
-    text = f"## Features\n\nCounted over {atlas.frames:,} frames of {len(atlas.recordings):,} recordings.\n\n{counts}"
+    text = f"## Features\n\nCounted over {atlas.frames:,} training frames.\n\n{counts}"
     return (
         text
         if not rows
