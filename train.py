@@ -26,11 +26,23 @@ import torch
 from sae_audio.cli import Parser, guarded
 from sae_audio.errors import ParameterError
 
+RECORDED = ("space", "tap", "sae", "d_sae", "k", "l1", "l1_on", "steps", "batch_size", "lr", "mode", "control_clips", "seed")
+"""Options that decide the result; they go into the bundle's provenance."""
+NOT_KEPT = ("config", "resume", "debug", "device")
+"""Options that belong to one run on one machine."""
+LICENCES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0 (MusicGen)": "cc-by-nc-4.0"}
+"""The Hub's names for the licences of the models' weights; a bundle passes on what it was made from."""
 PACKAGES = ("torch", "torchaudio", "numpy", "safetensors")
+
+
+def absolute(path: str) -> Path:
+    """Return a path without a trailing slash, so that OUT.work stands beside OUT."""
+    return Path(path).absolute()
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the options: defaults, then --config, then the command line."""
+    argv = sys.argv[1:] if argv is None else argv
     parser = Parser(prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--space", default="etude-codec", help="latent space; `sae-audio spaces` lists them (default: etude-codec)")
@@ -59,33 +71,42 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     fit.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where models run")
 
     run = parser.add_argument_group("run")
-    run.add_argument("--out", default="runs/etude", metavar="DIR", help="where the bundle goes (default: runs/etude)")
-    run.add_argument("--resume", action="store_true", help="continue a stopped run")
+    run.add_argument(
+        "--out", type=absolute, default=absolute("runs/etude"), metavar="DIR", help="where the bundle goes (default: runs/etude)"
+    )
+    run.add_argument("--resume", action=argparse.BooleanOptionalAction, default=False, help="continue a stopped run")
     run.add_argument("--config", metavar="FILE", help="read options from JSON; the command line wins")
     run.add_argument("--push-to-hub", metavar="USER/NAME", help="publish the bundle (comes with a later version)")
-    run.add_argument("--private", action="store_true", help="publish privately")
+    run.add_argument("--private", action=argparse.BooleanOptionalAction, default=False, help="publish privately")
     run.add_argument("--revision", help="branch to publish to")
     run.add_argument("--debug", action="store_true", help="show tracebacks")
     known = parser.parse_args(argv)
-    if known.config:
-        parser.set_defaults(**read_config(Path(known.config), vars(known)))
-    return parser.parse_args(argv)
+    return parser.parse_args([*config_arguments(Path(known.config)), *argv]) if known.config else known
 
 
-def read_config(path: Path, known: dict) -> dict:
-    """Return the options in a JSON file; refuse what is no option."""
+def config_arguments(path: Path) -> list[str]:
+    """Return the options of a JSON file as command-line arguments, so that both are checked alike."""
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ParameterError(f"--config {path} cannot be read as JSON ({error}); write one with OUT.work/config.json") from None
-    if not isinstance(values, dict) or (unknown := sorted(set(values) - set(known))):
-        raise ParameterError(f"--config {path} must hold options by name; unknown: {', '.join(unknown) if values else values!r}")
-    return values
+        raise ParameterError(f"--config {path} cannot be read as JSON ({error}); OUT.work/config.json of a run is one") from None
+    if not isinstance(values, dict):
+        raise ParameterError(f"--config {path} holds {type(values).__name__}; it must hold options by name")
+    arguments = []
+    for name, value in values.items():
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(option if value else "--no-" + option[2:])
+        elif value is not None:
+            arguments += [option, *map(str, value)] if isinstance(value, list) else [f"{option}={value}"]
+    return arguments
 
 
 def check(options: argparse.Namespace) -> None:
     """Refuse what would fail late."""
+    from sae_audio.etude import soundfont
     from sae_audio.sae import VARIANTS
+    from sae_audio.sealed import check_replaceable
 
     if options.push_to_hub or options.private or options.revision:
         raise ParameterError(
@@ -98,9 +119,13 @@ def check(options: argparse.Namespace) -> None:
         raise ParameterError(f"--minutes is {options.minutes:g}; the synthesised corpus is 1 to 6000 minutes")
     if options.control_clips < 1:
         raise ParameterError(f"--control-clips is {options.control_clips}; it must be at least 1")
-    from sae_audio.sealed import check_replaceable
-
-    check_replaceable(Path(options.out).absolute())
+    try:
+        torch.empty(0, device=options.device)
+    except (RuntimeError, AssertionError):
+        raise ParameterError(f"--device '{options.device}' is not available here; use cpu") from None
+    check_replaceable(options.out)
+    if options.corpus != "additive" and not options.audio:
+        soundfont.check()
 
 
 def sources(options: argparse.Namespace) -> list:
@@ -115,16 +140,29 @@ def sources(options: argparse.Namespace) -> list:
 
 def provenance(options: argparse.Namespace) -> dict:
     """Return what a reader needs to make the bundle again."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    from sae_audio.latent_spaces import SPACES
+
     synthesised = {"name": f"étude corpus ({options.corpus}), {options.minutes:g} min", "seed": options.seed}
-    data = {"name": ", ".join(options.audio)} if options.audio else synthesised
+    # Names of folders only: a published card should not tell where somebody keeps their music.
+    own = {"name": ", ".join(Path(path).resolve().name for path in options.audio or []), "tracker": options.tracker}
     return {
-        "command": "python train.py " + " ".join(sys.argv[1:]),
-        "data": data,
-        "seed": options.seed,
-        "git": commit.stdout.strip() or None,
+        "options": {name: value for name, value in vars(options).items() if name in RECORDED},
+        "data": own if options.audio else synthesised,
+        "license": LICENCES.get(SPACES[options.space].licence, "other"),
+        "git": git_commit(),
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
     }
+
+
+def git_commit() -> str | None:
+    """Return the commit of the code, None outside a clone or without git."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None
 
 
 def main(options: argparse.Namespace) -> None:
@@ -140,7 +178,7 @@ def main(options: argparse.Namespace) -> None:
     check(options)
     leader = int(os.environ.get("RANK", 0)) == 0
     say = (lambda line: print(line, flush=True)) if leader else (lambda line: None)
-    work = Path(f"{options.out}.work")
+    work = options.out.with_name(options.out.name + ".work")
     space = load_latent_space(options.space, tap=options.tap, source=options.source, device=options.device)
     l1 = {} if options.l1 is None else {"l1_coefficient": options.l1}
     l1 |= {} if options.l1_on is None else {"l1_on": options.l1_on}
@@ -159,8 +197,8 @@ def main(options: argparse.Namespace) -> None:
     for skipped in store.skipped:
         say(f"skipped {skipped.name}: {skipped.reason}")
     if leader:
-        keep = {name: value for name, value in vars(options).items() if name not in ("config", "resume", "debug")}
-        write_bytes(work / "config.json", json.dumps(keep, indent=2, sort_keys=True).encode())
+        keep = {name: value for name, value in vars(options).items() if name not in NOT_KEPT}
+        write_bytes(work / "config.json", json.dumps(keep, indent=2, sort_keys=True, default=str).encode())
     bundle = fit_bundle(
         space,
         store,

@@ -153,7 +153,7 @@ def main() -> None:
     measure, pitch = listener(space), bundle.properties["pitch"]
     held, clips = (held_out_clips(f, pitch, space.spec.frame_rate, n_clips=options.clips) for f in (validation, unseen))
     rows: list[dict] = []
-    hold = hold_of(bundle.controls)
+    hold = hold_of(bundle.controls, space.spec.frame_rate)
     for name in AXES:
         for loop in (None, hold):
             rows += scored(f"{name}: SAE, partial effect", bundle.controls[name], bundle, clips, measure, spread, loop)

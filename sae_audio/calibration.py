@@ -39,8 +39,6 @@ Move = tuple[ControlVector, Tensor]
 """A control and its change, broadcastable to [B, T, d]."""
 STEP = torch.tensor([1.0, 0.6])
 """Share of the correction made per round: levels answer alike everywhere, centroids at up to twice the calibrated slope."""
-SMOOTHING = 15
-"""Frames over which the loudness correction is averaged (odd): short enough to follow notes, too long to flatten attacks."""
 
 
 class Clips(NamedTuple):
@@ -61,8 +59,14 @@ class Hold(NamedTuple):
     """Corrects the level, frame by frame."""
     brightness: ControlVector
     """Corrects the spectral centroid, by the clip's median."""
+    smoothing: int = 15
+    """Frames (odd) over which the loudness correction is averaged: short enough to follow notes, too long to flatten attacks."""
     rounds: int = 3
     """Measure-and-correct rounds; each costs one decode."""
+
+    def jacobian(self) -> Tensor:
+        """Return the change of (loudness, brightness) per unit strength of (loudness, brightness), [2, 2]."""
+        return torch.stack([slopes(self.loudness), slopes(self.brightness)], 1)
 
 
 class Steered(NamedTuple):
@@ -88,7 +92,9 @@ class Trial(NamedTuple):
     hit_rate: float | None
     """Pitch only: share of voiced frames within 50 cents of the note asked for."""
     change: tuple[float, float, float]
-    """Change of pitch (semitones), loudness (dB) and brightness (octaves)."""
+    """Change of pitch (semitones), loudness (dB) and brightness (octaves); NaN where no clip could be measured."""
+    stray: tuple[float, float, float]
+    """The same without its sign, |change| per frame, in medians over frames and clips: what cancels in ``change`` shows here."""
     distance: float
     """Level-free log-mel distance to the unedited sound; see ``spectral_distance``."""
     held: bool
@@ -97,13 +103,15 @@ class Trial(NamedTuple):
     """Clips measured."""
 
 
-def changes(before: Descriptors, after: Descriptors) -> Tensor:
+def changes(before: Descriptors, after: Descriptors, *, absolute: bool = False) -> Tensor:
     """Return the median change of each clip in semitones, dB and octaves.
 
     Parameters
     ----------
     before, after : Descriptors
         Each [B, T]; frames quieter than -50 dBFS before are left out, and for pitch the frames unvoiced in either.
+    absolute : bool
+        Take the median of |change| instead.
 
     Returns
     -------
@@ -119,7 +127,13 @@ def changes(before: Descriptors, after: Descriptors) -> Tensor:
         ],
         -1,
     )
-    return torch.where(audible[..., None], frames, torch.nan).nanmedian(dim=1).values
+    frames = frames.abs() if absolute else frames
+    return median(torch.where(audible[..., None], frames, torch.nan), 1)
+
+
+def median(values: Tensor, dim: int) -> Tensor:
+    """Return the median without NaN, the middle of the two middle values where their number is even; NaN where all are."""
+    return values.double().nanquantile(0.5, dim=dim).float()
 
 
 def hit_rate(after: Descriptors, target_midi: Tensor, *, cents: float = 50.0) -> float:
@@ -177,7 +191,7 @@ def calibrate_axis(control: ControlVector, sae: SAE, clips: Clips, measure: Meas
 
     def respond(dose: float) -> Tensor:
         edited = apply(clips.latents, sae, [(control, axis_change(control, dose))])
-        return _clip_median(changes(before, measure(edited).descriptors))
+        return median(changes(before, measure(edited).descriptors), 0).nan_to_num(nan=0.0)
 
     responses = [torch.zeros(3) if dose == 0 else respond(dose) for dose in grid]
     return replace(control, doses=torch.tensor(grid), responses=torch.stack(responses))
@@ -214,11 +228,11 @@ def calibrate_notes(
     rates, responses = [], []
     for strength in strengths:
         trials = [shift_trial(control, sae, clips, before, measure, step, strength) for step in intervals]
-        rates.append(sum(trial.hit_rate for trial in trials) / len(trials))
+        rates.append(torch.tensor([trial.hit_rate for trial in trials]).nanmean())
         misses = [torch.tensor(trial.change) - torch.tensor([trial.asked, 0.0, 0.0]) for trial in trials]
-        responses.append(torch.stack(misses).mean(0))
+        responses.append(torch.stack(misses).nanmean(0).nan_to_num(nan=0.0))
     doses = torch.tensor([float(strength) for strength in strengths])
-    return replace(control, doses=doses, responses=torch.stack(responses), hit_rate=torch.tensor(rates))
+    return replace(control, doses=doses, responses=torch.stack(responses), hit_rate=torch.stack(rates))
 
 
 def steer_latents(
@@ -235,7 +249,7 @@ def steer_latents(
     """Apply moves; with ``hold``, measure the sound and correct its loudness and brightness to what was asked.
 
     The correction of a clip solves ``J s = wanted - measured`` for the strengths ``s`` of the two axes, J being their calibrated
-    slopes. Loudness is corrected per frame (smoothed over ``SMOOTHING`` frames), brightness by the clip's median.
+    slopes. Loudness is corrected per frame (smoothed over ``hold.smoothing`` frames), brightness by the clip's median.
 
     Parameters
     ----------
@@ -266,9 +280,9 @@ def steer_latents(
         return Steered(edited, heard)
     mask = torch.ones(latents.shape[:2]) if mask is None else mask.expand(latents.shape[:2])
     strengths = torch.zeros(*latents.shape[:2], 2)
-    jacobian = torch.stack([_slopes(hold.loudness), _slopes(hold.brightness)], 1)
+    jacobian = hold.jacobian()
     for _ in range(hold.rounds):
-        missing = _missing(before.descriptors, heard.descriptors, mask, torch.tensor(wanted))
+        missing = _missing(before.descriptors, heard.descriptors, mask, torch.tensor(wanted), hold.smoothing)
         strengths = _within(strengths + STEP * torch.linalg.solve(jacobian, missing[..., None])[..., 0], hold)
         corrections = [(hold.loudness, strengths[..., 0]), (hold.brightness, strengths[..., 1])]
         extra = [(axis, axis_change(axis, strength * mask)) for axis, strength in corrections]
@@ -324,45 +338,47 @@ def axis_trial(
     return _trial(control.property, amount, before, after, None, hold)
 
 
-def isolation(change: Sequence[float], target: int, spread: Sequence[float]) -> float:
-    """Return on-target over off-target change, ``|c_target| / rms(c_others)``, in units of each property's spread in the data.
+def isolation(reached: float, stray: Sequence[float], target: int, spread: Sequence[float]) -> float:
+    """Return on-target over off-target change, ``|reached| / rms(stray)``, in units of each property's spread in the data.
 
     Parameters
     ----------
-    change : sequence of 3 floats
-        Change in semitones, dB and octaves.
+    reached : float
+        Change of the property that was meant.
+    stray : sequence of 3 floats
+        |Change| per frame in semitones, dB and octaves; NaN where it could not be measured.
     target : int
         Which of the three was meant.
     spread : sequence of 3 floats
         Standard deviation of each property in the data, in the same units.
     """
-    scaled = torch.tensor(list(change)) / torch.tensor(list(spread))
+    scaled = torch.tensor(list(stray)) / torch.tensor(list(spread))
     others = torch.cat([scaled[:target], scaled[target + 1 :]])
-    return float(scaled[target].abs() / others.square().mean().sqrt().clamp_min(1e-6))
+    return abs(reached) / spread[target] / float(others.square().nanmean().sqrt().clamp_min(1e-6))
 
 
-def _slopes(control: ControlVector) -> Tensor:
+def slopes(control: ControlVector) -> Tensor:
     """Change of loudness and brightness per unit strength around 0, [2]."""
     zero = int(control.doses.abs().argmin())
     low, high = max(zero - 1, 0), min(zero + 1, len(control.doses) - 1)
     return (control.responses[high, 1:] - control.responses[low, 1:]) / (control.doses[high] - control.doses[low])
 
 
-def _missing(before: Descriptors, after: Descriptors, mask: Tensor, wanted: Tensor) -> Tensor:
+def _missing(before: Descriptors, after: Descriptors, mask: Tensor, wanted: Tensor, smoothing: int) -> Tensor:
     """What each frame still lacks of the wanted dB and octaves, [B, T, 2]."""
     audible = ((to_db(before.rms) > AUDIBLE_DB) & (mask > 0)).float()
     loudness = (wanted[0] - (to_db(after.rms) - to_db(before.rms))).nan_to_num(0.0)
     octaves = torch.where(audible > 0, (after.centroid / before.centroid).log2(), torch.nan)
-    brightness = wanted[1] - octaves.nanmedian(1, keepdim=True).values.nan_to_num(float(wanted[1]))
-    return torch.stack([_smooth(loudness, audible), brightness.expand_as(loudness)], -1)
+    brightness = wanted[1] - median(octaves, 1)[:, None].nan_to_num(float(wanted[1]))
+    return torch.stack([_smooth(loudness, audible, smoothing), brightness.expand_as(loudness)], -1)
 
 
-def _smooth(values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted moving mean over ``SMOOTHING`` frames, [B, T]; frames with no weight near take the clip's mean."""
-    kernel = torch.ones(1, 1, SMOOTHING)
+def _smooth(values: Tensor, weights: Tensor, width: int) -> Tensor:
+    """Weighted moving mean over ``width`` frames, [B, T]; frames with no weight near take the clip's mean."""
+    kernel = torch.ones(1, 1, width)
 
     def window(x: Tensor) -> Tensor:
-        return torch.nn.functional.conv1d(x[:, None], kernel, padding=SMOOTHING // 2)[:, 0]
+        return torch.nn.functional.conv1d(x[:, None], kernel, padding=width // 2)[:, 0]
 
     total = weights.sum(1, keepdim=True).clamp_min(1)
     overall = (values * weights).sum(1, keepdim=True) / total
@@ -378,14 +394,17 @@ def _within(strengths: Tensor, hold: Hold) -> Tensor:
 
 def _trial(property: str, asked: float, before: Heard, after: Heard, hits: float | None, hold: Hold | None) -> Trial:
     per_clip = changes(before.descriptors, after.descriptors)
-    change = _clip_median(per_clip)
     column = AXES.index(property)
-    error = (per_clip[:, column] - asked).abs().nanmedian().item()
-    distance = spectral_distance(before.log_mel, after.log_mel)
-    reached = change[column].item()
-    return Trial(property, asked, reached, error, hits, tuple(change.tolist()), distance, hold is not None, len(per_clip))
-
-
-def _clip_median(values: Tensor) -> Tensor:
-    """Median over clips [B, 3] -> [3]; a property that no clip could measure counts as unchanged."""
-    return values.nanmedian(dim=0).values.nan_to_num(nan=0.0)
+    change = median(per_clip, 0)
+    return Trial(
+        property=property,
+        asked=asked,
+        reached=change[column].item(),
+        error=median((per_clip[:, column] - asked).abs(), 0).item(),
+        hit_rate=hits,
+        change=tuple(change.tolist()),
+        stray=tuple(median(changes(before.descriptors, after.descriptors, absolute=True), 0).tolist()),
+        distance=spectral_distance(before.log_mel, after.log_mel),
+        held=hold is not None,
+        n_clips=int(per_clip[:, column].isfinite().sum()),
+    )

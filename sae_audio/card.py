@@ -228,7 +228,7 @@ def _control(trials: Sequence[Mapping]) -> str:
         )
     header = (
         "asked for",
-        "edited",
+        "direction from",
         "loop",
         "reached",
         "median error",
@@ -243,10 +243,11 @@ def _control(trials: Sequence[Mapping]) -> str:
     return f"""\
 ## Control, measured on the decoded sound of held-out recordings
 
-Medians over clips, against the codec's own reconstruction. In an *open* loop the strength comes from the dose-response of other
-recordings; *closed*, loudness and brightness are measured on the result and corrected. *Isolation* is the change asked for over
-the change of the other properties, in standard deviations of the data. *Spectral distance* is the mean change of the level-free
-log-mel spectrum.
+Medians over clips, against the codec's own reconstruction. An edit adds a direction to the latents; it was estimated on SAE
+features and carried by the SAE's decoder, or on raw latents (linear both, so they differ by what the SAE loses). In an *open*
+loop the strength comes from the dose-response of other recordings; *closed*, loudness and brightness are measured on the result
+and corrected. *Isolation* is the change asked for over the |change| per frame of the other properties, in standard deviations of
+the audible frames. *Spectral distance* is the mean change of the level-free log-mel spectrum.
 
 {table(header, rows)}"""
 
@@ -306,7 +307,9 @@ def _provenance(provenance: Mapping) -> str:
 
 
 def _flat(value: object, name: str = "") -> list[tuple[str, str]]:
-    """Nested dictionaries as (dotted name, text) pairs."""
+    """Nested dictionaries as (dotted name, text) pairs; long rows of numbers are for programs and left out."""
+    if name == "signature":
+        return []
     if isinstance(value, Mapping):
         return [pair for key, item in value.items() for pair in _flat(item, f"{name}.{key}" if name else str(key))]
     return [(name, f"`{value}`")]

@@ -6,7 +6,6 @@ Exit codes: 0 done, 2 something a user can fix (one line on stderr), 1 our fault
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import traceback
@@ -16,8 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from sae_audio.errors import ParameterError, SaeAudioError
+from sae_audio.bundle_format import plain
+from sae_audio.errors import OutputError, ParameterError, SaeAudioError
 from sae_audio.files import write_bytes
+from sae_audio.sealed import to_json
 
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "checkpoints" / "etude"
 FEATURES_SHOWN = 12
@@ -57,7 +58,20 @@ def guarded(run: Callable[[], None], debug: bool) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, run the command and return its exit code."""
     arguments = _parser().parse_args(argv)
-    return guarded(lambda: arguments.run(arguments), arguments.debug)
+
+    def run() -> None:
+        _check_outputs(arguments)
+        arguments.run(arguments)
+
+    return guarded(run, arguments.debug)
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuse a missing folder before the work, not after it."""
+    for name in ("json", "plot", "probes", "output"):
+        target = getattr(arguments, name, None)
+        if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
+            raise OutputError(f"'{target}' cannot be written: its folder does not exist; make it, or choose another")
 
 
 def _parser() -> Parser:
@@ -76,6 +90,7 @@ def _parser() -> Parser:
 
     analyse = commands.add_parser("analyse", parents=[bundled], help="what a bundle sees in a sound")
     analyse.add_argument("file", metavar="FILE", help="a sound file: wav, flac, ogg, mp3, aiff")
+    analyse.add_argument("--probes", metavar="OUT.png", help="draw what the probes read off each frame")
     analyse.set_defaults(run=_analyse)
 
     steer = commands.add_parser("steer", parents=[bundled], help="move pitch, loudness, brightness or features of a sound")
@@ -127,6 +142,12 @@ def _analyse(arguments: argparse.Namespace) -> None:
         other = "" if arguments.bundle == str(DEFAULT_BUNDLE) else f" --bundle {arguments.bundle}"
         print(f"\nnext: python -m sae_audio steer {arguments.file} --pitch +5 --loudness -6 --brightness +0.5{other}")
     _write_json(arguments.json, summary)
+    if arguments.probes:
+        from sae_audio.plots import png, posteriors
+
+        write_bytes(
+            arguments.probes, png(posteriors(view.posteriors, bundle.properties, view.descriptors, bundle.spec.frame_rate))
+        )
     if arguments.plot:
         from sae_audio.plots import activation_heatmap, png
 
@@ -186,10 +207,12 @@ def _eval(arguments: argparse.Namespace) -> None:
     if arguments.json != "-":
         print("\n".join(metric_lines(metrics)))
     _write_json(arguments.json, metrics)
-    if arguments.plot and "control" in metrics:
-        from sae_audio.plots import isolation_matrix, png
+    if arguments.plot:
+        from sae_audio.plots import isolation_matrix, png, shown_trials
 
-        held = [trial for trial in metrics["control"]["trials"] if trial["held"]]
+        held = shown_trials(metrics)
+        if not held:
+            raise ParameterError("there is no control to draw: the latent space cannot be decoded, or the bundle has no controls")
         write_bytes(arguments.plot, png(isolation_matrix(held, metrics["control"]["spread"])))
 
 
@@ -229,7 +252,7 @@ def _feature(text: str) -> tuple[int, float]:
 def _write_json(target: str | None, values: dict) -> None:
     if target is None:
         return
-    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    text = to_json(plain(values)).decode()
     if target == "-":
         print(text, end="")
         return

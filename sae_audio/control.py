@@ -7,9 +7,10 @@ The SAE's reconstruction error is thereby kept in x', so strength 0 returns the 
 the range that the decoder knows: a feature can be switched off, not made negative. ``paper_edit`` is the rule of
 arXiv 2510.23802 as published.
 
-Directions come from ``partial_effects`` (the change of the inputs per dB, per octave and per note with the other properties and
-the recording held fixed), from probe weights, or from differences of class means. ``calibrate_axis`` and ``calibrate_notes``
-(in ``calibration``) measure what a strength does to the decoded sound, so that a person can ask for "-6 dB" or "C5".
+Directions come from ``partial_effects`` (the change of the inputs per dB, per octave and per note with the other properties
+and, for notes, the recording held fixed), from probe weights, or from differences of class means. ``calibrate_axis`` and
+``calibrate_notes`` (in ``calibration``) measure what a strength does to the decoded sound, so that a person can ask for "-6 dB"
+or "C5".
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sae_audio.descriptors import Descriptors, to_db
-from sae_audio.errors import ParameterError
+from sae_audio.errors import DataError, ParameterError
 from sae_audio.sae.base import SAE
 
 AXES = ("pitch", "loudness", "brightness")
@@ -91,9 +92,10 @@ class ControlVector:
 
         1.0 before calibration.
         """
-        if not len(self.hit_rate):
+        if not self.hit_rate.isfinite().any():
             return 1.0
-        enough = self.hit_rate >= self.hit_rate.max() - HIT_MARGIN
+        rates = self.hit_rate.nan_to_num(nan=-1.0)
+        enough = rates >= rates.max() - HIT_MARGIN
         return float(self.doses[enough].min())
 
     def _monotone(self) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +113,7 @@ class ControlVector:
 
 
 class PartialEffects(NamedTuple):
-    """What one unit of each property does to the inputs when the others and the recording stay the same."""
+    """What one unit of each property does to the inputs when the others stay the same, within one group of recordings."""
 
     notes: Tensor
     """[n_classes, d] offset of each pitch class; zero where unseen."""
@@ -143,16 +145,23 @@ def partial_effects(
     descriptors : Descriptors
         Of the same frames, each [N]; frames without loudness or brightness are left out.
     recordings : Tensor int64 [N]
-        Recording of each frame.
+        Recording of each frame; one number for all of them lets timbre count too.
     ridge_frames : float
         Strength of the ridge in frames: a note with as many frames is shrunk by half.
 
     Returns
     -------
     PartialEffects
+
+    Raises
+    ------
+    DataError
+        No frame is louder than -50 dBFS.
     """
     loudness, brightness = to_db(descriptors.rms), descriptors.centroid.log2()
     keep = (loudness > AUDIBLE_DB) & brightness.isfinite()
+    if not keep.any():
+        raise DataError(f"no frame is louder than {AUDIBLE_DB:g} dBFS, so nothing can be steered; normalise the recordings first")
     columns = torch.zeros(len(notes), n_notes + 3, dtype=torch.float64)
     columns[torch.arange(len(notes)), torch.where(notes >= 0, notes, n_notes)] = 1
     columns[:, n_notes + 1] = torch.where(keep, loudness, 0)
@@ -161,7 +170,7 @@ def partial_effects(
     columns = _demean(columns, recordings, keep)
     gram = columns.T @ columns
     ridge = torch.full((gram.shape[0],), ridge_frames, dtype=torch.float64)
-    ridge[-2:] = 1e-6 * gram.diagonal()[-2:]
+    ridge[-2:] = 1e-6 * gram.diagonal()[-2:] + 1e-6  # also where a property does not vary at all
     moments = (_transpose(inputs) @ columns.float()).T.double()
     effects = torch.linalg.solve(gram + ridge.diag(), moments).float()
     counts = torch.bincount(notes[keep & (notes >= 0)], minlength=n_notes)

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from sae_audio.activations import ActivationStore
 from sae_audio.calibration import Clips, Heard, Hold, Measure, Trial, axis_trial, isolation, shift_trial
-from sae_audio.control import AXES, ControlVector
-from sae_audio.descriptors import Descriptors, describe, hz_to_midi
+from sae_audio.control import AUDIBLE_DB, AXES, ControlVector
+from sae_audio.descriptors import Descriptors, describe, hz_to_midi, to_db
 from sae_audio.errors import DataError, ParameterError
 from sae_audio.latent_spaces.base import Codec
 from sae_audio.metrics import fvu, r2
 from sae_audio.probes import Probe, ProbeScore, acts_matrix, fit_probe, fit_ridge, majority_class, score_probe
 from sae_audio.properties import Property, axis_values
-from sae_audio.sae import SAE, build_sae
+from sae_audio.sae import SAE
 from sae_audio.sae.sparse import csr
+from sae_audio.training import started_sae
 
 Reader = Callable[[Tensor], Tensor]
 """Latents [N, d_in] -> what a probe reads, [N, n], dense or sparse CSR."""
@@ -65,7 +66,7 @@ def readers(sae: SAE, latents: Tensor, seed: int = 0) -> dict[str, Reader]:
     """Return what is probed: the activations, and the baselines without which their accuracy means nothing.
 
     ``latents``: as they are. ``pca``: as many principal components as the SAE has active features per frame. ``random``: a
-    random dictionary of the same size, the same number kept per frame. ``untrained``: the SAE before training.
+    random dictionary of the same size, the same number kept per frame. ``untrained``: an SAE as training starts it.
 
     Parameters
     ----------
@@ -78,10 +79,7 @@ def readers(sae: SAE, latents: Tensor, seed: int = 0) -> dict[str, Reader]:
     """
     config = sae.config
     active = max(1, round(float((sae.encode(latents[:4096]) > 0).sum(-1).float().mean())))
-    untrained = build_sae(config, seed + 1)
-    untrained.fit_scaling(sae.mean, sae.std)
-    untrained.fit_start(latents[:2048])
-    untrained.eval()
+    untrained = started_sae(latents, config, seed).eval()
     components = _principal_components(sae.standardise(latents), min(active, config.d_in))
     dictionary = torch.randn(config.d_in, config.d_sae, generator=torch.Generator().manual_seed(seed + 2))
     return {
@@ -102,15 +100,6 @@ def usable_properties(properties: Mapping[str, Property], train: Frames) -> dict
         if int((counts >= MIN_CLASS_FRAMES).sum()) >= 2:
             usable[name] = prop
     return usable
-
-
-class ProbeTable(NamedTuple):
-    """Fitted probes and how well each reads the test split."""
-
-    probes: dict[str, Probe]
-    """Keyed ``property/reader``, for example ``pitch/acts``."""
-    scores: dict[str, dict[str, ProbeScore]]
-    """By property, then reader."""
 
 
 def probe_table(
@@ -142,9 +131,9 @@ def probe_table(
 
 
 def regression_r2(read: Reader, property: str, train: Frames, test: Frames) -> float:
-    """Return the held-out R² of a ridge regression of the property's axis value (semitones, dB or octaves)."""
-    weight, bias = fit_ridge(read(train.latents), axis_values(train.descriptors, property))
-    target = axis_values(test.descriptors, property)
+    """Return the held-out R² of a ridge regression of the property (semitones, dB or octaves), over audible frames."""
+    weight, bias = fit_ridge(read(train.latents), _audible_axis(train, property))
+    target = _audible_axis(test, property)
     defined = target.isfinite()
     return r2((read(test.latents) @ weight + bias)[defined], target[defined])
 
@@ -168,7 +157,7 @@ def reconstruction_metrics(sae: SAE, frames: Frames) -> dict[str, float]:
     }
 
 
-def listener(codec: Codec, *, like: Tensor | None = None) -> Measure:
+def listener(codec: Codec, *, like: Tensor | None = None, mel_bands: int = 64) -> Measure:
     """Return a function that decodes latents and measures the sound.
 
     Parameters
@@ -177,25 +166,40 @@ def listener(codec: Codec, *, like: Tensor | None = None) -> Measure:
         Decodes.
     like : Tensor [B, channels, N], optional
         The audio that the latents came from; see ``Codec.decode``.
+    mel_bands : int
+        Bands of the log-mel spectrum; 0 leaves it out (empty), which saves memory where nobody reads it.
     """
     spec = codec.spec
     mel = torchaudio.transforms.MelSpectrogram(
-        spec.sample_rate, n_fft=1024, hop_length=spec.sample_rate // 100, n_mels=64, pad_mode="constant"
+        spec.sample_rate, n_fft=1024, hop_length=spec.sample_rate // 100, n_mels=max(1, mel_bands), pad_mode="constant"
     )
 
     def measure(latents: Tensor) -> Heard:
         with torch.no_grad():
             audio = codec.decode(latents, like=like).cpu()
-        return Heard(audio, describe(audio, spec.sample_rate, spec.hop_length), (mel(audio.mean(1)) + 1e-5).log())
+        log_mel = (mel(audio.mean(1)) + 1e-5).log() if mel_bands else torch.empty(len(audio), 0, 0)
+        return Heard(audio, describe(audio, spec.sample_rate, spec.hop_length), log_mel)
 
     return measure
 
 
-def hold_of(controls: Mapping[str, ControlVector]) -> Hold | None:
-    """Return the axes that close the loop, None where a bundle lacks one of them."""
-    if "loudness" in controls and "brightness" in controls:
-        return Hold(controls["loudness"], controls["brightness"])
-    return None
+def hold_of(controls: Mapping[str, ControlVector], frame_rate: float, suffix: str = "") -> Hold | None:
+    """Return the axes that close the loop, None where a bundle lacks one of them or they were measured to do nothing.
+
+    Parameters
+    ----------
+    controls : dict of ControlVector
+        Of a bundle.
+    frame_rate : float
+        Latent frames per second; the loudness correction is averaged over 0.3 s.
+    suffix : str
+        ``/latents`` takes the baseline's axes.
+    """
+    if not {f"loudness{suffix}", f"brightness{suffix}"} <= set(controls):
+        return None
+    smoothing = 2 * round(0.15 * frame_rate) + 1
+    hold = Hold(controls[f"loudness{suffix}"], controls[f"brightness{suffix}"], smoothing)
+    return hold if abs(float(torch.linalg.det(hold.jacobian()))) > 1e-6 else None
 
 
 def held_out_clips(
@@ -248,15 +252,15 @@ def control_trials(vector: ControlVector, sae: SAE, clips: Clips, measure: Measu
 
 
 def spreads(train: Frames) -> list[float]:
-    """Return the standard deviation of pitch (semitones), loudness (dB) and brightness (octaves) over the training frames."""
-    values = [axis_values(train.descriptors, name) for name in AXES]
+    """Return the standard deviation of pitch (semitones), loudness (dB) and brightness (octaves) over the audible frames."""
+    values = [_audible_axis(train, name) for name in AXES]
     spread = [float(v[v.isfinite()].std()) for v in values]
     return [s if s > 0 else 1.0 for s in spread]
 
 
 def isolation_of(trial: Trial, spread: Sequence[float]) -> float:
     """Return the trial's on-target over off-target change; see ``calibration.isolation``."""
-    return isolation(trial.change, AXES.index(trial.property), spread)
+    return isolation(trial.reached, trial.stray, AXES.index(trial.property), spread)
 
 
 def property_sets(mode: str, train: Frames) -> dict[str, Property]:
@@ -266,6 +270,19 @@ def property_sets(mode: str, train: Frames) -> dict[str, Property]:
     if mode not in ("honest", "paper"):
         raise ParameterError(f"mode is '{mode}'; use 'honest' or 'paper'")
     return (honest_properties if mode == "honest" else paper_properties)(train.descriptors)
+
+
+def reconstruction_distance(sae: SAE, clips: Clips, measure: Measure) -> float:
+    """Return the mean |log-mel difference| between what the codec decodes from latents and from the SAE's reconstruction."""
+    with torch.no_grad():
+        rebuilt = sae(clips.latents)
+    return float((measure(rebuilt).log_mel - measure(clips.latents).log_mel).abs().mean())
+
+
+def _audible_axis(frames: Frames, name: str) -> Tensor:
+    """A property on its axis, NaN where undefined or quieter than ``AUDIBLE_DB``: silence would otherwise be half its spread."""
+    values = axis_values(frames.descriptors, name)
+    return torch.where(to_db(frames.descriptors.rms) > AUDIBLE_DB, values, torch.nan)
 
 
 def _principal_components(standardised: Tensor, n: int) -> Tensor:

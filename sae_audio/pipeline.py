@@ -54,6 +54,8 @@ class Steered(NamedTuple):
     """Measured on the codec's reconstruction of the input, each [B, T]; B is the input's channels in a mono space."""
     after: Descriptors
     """Measured on the steered sound."""
+    mask: Tensor
+    """[T] 1 on the frames that were to be edited, 0 elsewhere."""
 
 
 def space_of(bundle: Bundle, device: str = "cpu") -> LatentSpace:
@@ -70,6 +72,14 @@ def space_of(bundle: Bundle, device: str = "cpu") -> LatentSpace:
             "train it again, or get the weights and the bundle of one version"
         )
     return space
+
+
+def check_space(bundle: Bundle, space: LatentSpace) -> None:
+    """Raise ``ParameterError`` unless a space is the one that the bundle is for."""
+    for name in ("name", "tap", "sample_rate", "channels", "hop_length", "d_in"):
+        wanted, given = getattr(bundle.spec, name), getattr(space.spec, name)
+        if wanted != given:
+            raise ParameterError(f"the bundle is for a latent space with {name} {wanted}, but the one given has {given}")
 
 
 def as_sound(sound: Sound | str | os.PathLike) -> Sound:
@@ -110,6 +120,7 @@ def analyse(bundle: Bundle, sound: Sound | str | os.PathLike, *, space: LatentSp
     """
     sound = as_sound(sound)
     space = space or space_of(bundle)
+    check_space(bundle, space)
     audio = mixdown(sound, space.spec)
     latents = space.encode(audio)[0].cpu()
     acts = bundle.sae.encode(latents)
@@ -173,17 +184,18 @@ def steer(
     space = _codec(bundle, space)
     audio = fit(sound, space.spec)
     latents = space.encode(audio).cpu()
-    measure = listener(space, like=audio)
+    measure = listener(space, like=audio, mel_bands=0)
     before = measure(latents)
     mask = _mask(latents.shape[1], space.spec.frame_rate, start, stop)
     loudness, brightness = (float(moves.get(name, 0.0)) for name in ("loudness", "brightness"))
     changes = _changes(bundle, moves, features or {}, describe(audio, space.spec.sample_rate, space.spec.hop_length), mask)
-    closed = hold_of(bundle.controls) if hold and any(control.kind != "feature" for control, _ in changes) else None
+    moved = any(control.kind != "feature" for control, _ in changes)
+    closed = hold_of(bundle.controls, space.spec.frame_rate) if hold and moved else None
     done = steer_latents(
         latents, bundle.sae, changes, measure, before=before, wanted=(loudness, brightness), mask=mask, hold=closed
     )
     steered = unfit(done.heard.audio, sound, space.spec)
-    return Steered(Sound(steered, sound.sample_rate), before.descriptors, done.heard.descriptors)
+    return Steered(Sound(steered, sound.sample_rate), before.descriptors, done.heard.descriptors, mask)
 
 
 def _check_finite(amounts: Mapping) -> None:
@@ -194,6 +206,7 @@ def _check_finite(amounts: Mapping) -> None:
 
 def _codec(bundle: Bundle, space: Codec | None) -> Codec:
     space = space or space_of(bundle)
+    check_space(bundle, space)
     if not isinstance(space, Codec):
         raise ParameterError(
             f"'{bundle.spec.name}' cannot be decoded, so it cannot be steered to sound; "
@@ -213,7 +226,10 @@ def _mask(n_frames: int, frame_rate: float, start: float, stop: float | None) ->
             f"the part to edit runs from {start:g} to {stop:g} s; it must start at 0 or later, and before it ends"
         )
     centres = (torch.arange(n_frames) + 0.5) / frame_rate
-    return ((centres >= start) & (centres < stop)).float()
+    mask = ((centres >= start) & (centres < stop)).float()
+    if not mask.any():
+        raise ParameterError(f"the part from {start:g} to {stop:g} s holds no frame; a frame lasts {1000 / frame_rate:.0f} ms")
+    return mask
 
 
 def _changes(bundle: Bundle, moves: Mapping[str, Target], features: Mapping[int, float], measured: Descriptors, mask: Tensor):
@@ -225,7 +241,7 @@ def _changes(bundle: Bundle, moves: Mapping[str, Target], features: Mapping[int,
         if amount := float(moves.get(name, 0.0)):
             vector = _control(bundle, name)
             changes.append((vector, axis_change(vector, vector.strength_for(amount) * mask)))
-    if moves.get("pitch", 0) not in (0, 0.0, "0", "+0", "-0"):
+    if _number(moves.get("pitch", 0)) != 0:
         vector = _control(bundle, "pitch")
         changes.append((vector, _pitch_change(vector, bundle.properties["pitch"], moves["pitch"], measured) * mask[:, None]))
     for feature, strength in features.items():
@@ -243,23 +259,34 @@ def _control(bundle: Bundle, name: str) -> ControlVector:
 
 def _pitch_change(vector: ControlVector, pitch: Property, target: Target, measured: Descriptors) -> Tensor:
     target, strength = target if isinstance(target, tuple) else (target, vector.best_strength())
-    source = pitch.classes(measured)
-    if isinstance(target, str) and target.lstrip()[:1] not in ("+", "-"):
-        wanted = torch.full_like(source, pitch.class_index(target))
-    else:
-        wanted = source + _semitones(target)
-        wanted = torch.where((wanted >= 0) & (wanted < pitch.n_classes), wanted, -1)
-    return note_change(vector, source, wanted, strength)
+    _check_finite({"the strength of pitch": strength})
+    source, semitones = pitch.classes(measured), _number(target)
+    wanted = torch.full_like(source, pitch.class_index(target)) if semitones is None else source + _whole(semitones)
+    known = vector.directions.abs().sum(1) > 0  # notes that training never heard have no direction
+    inside = (source >= 0) & (wanted >= 0) & (wanted < pitch.n_classes)
+    possible = inside & known[source.clamp_min(0)] & known[wanted.clamp(0, pitch.n_classes - 1)]
+    if not (source >= 0).any():
+        raise ParameterError(
+            "no frame of the sound has a single pitch, so its pitch cannot be moved; it is noise, silence or chords"
+        )
+    if not possible.any():
+        notes = [name for name, heard in zip(pitch.names, known.tolist(), strict=True) if heard]
+        raise ParameterError(f"pitch '{target}' is out of reach; this bundle knows the notes {notes[0]} to {notes[-1]}")
+    return note_change(vector, source, torch.where(possible, wanted, -1), strength)
 
 
-def _semitones(target: str | float) -> int:
+def _number(target: Target) -> float | None:
+    """A target as a number of semitones; None for a note or a pair."""
     try:
-        value = float(target)
-    except ValueError:
-        value = float("nan")
-    if value != round(value, 6) or abs(value - round(value)) > 1e-6:
-        raise ParameterError(f"pitch '{target}' is neither a note (C5, F#3) nor a whole number of semitones (+3, -5)")
-    return round(value)
+        return float(target)
+    except (TypeError, ValueError):
+        return None
+
+
+def _whole(semitones: float) -> int:
+    if not math.isfinite(semitones) or abs(semitones - round(semitones)) > 1e-6:
+        raise ParameterError(f"pitch '{semitones:+g}' is neither a note (C5, F#3) nor a whole number of semitones (+3, -5)")
+    return round(semitones)
 
 
 def _feature(bundle: Bundle, feature: int) -> ControlVector:

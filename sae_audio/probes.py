@@ -2,9 +2,9 @@
 
     p = softmax(a W + b)                                     (arXiv 2510.23802, eq. 2)
 
-One linear layer per property, multiclass cross-entropy with an L2 penalty chosen on the validation split, fitted to convergence
-with L-BFGS. The contribution of feature j to class k is ``W[j, k] * a[j]`` (eq. 3). The paper gives no baselines; here every
-probe on activations stands beside the same probe on raw latents, PCA codes, a random dictionary and the untrained SAE.
+One linear layer per property, multiclass cross-entropy with an L2 penalty chosen on the validation split, fitted with up to 60
+iterations of L-BFGS. The contribution of feature j to class k is ``W[j, k] * a[j]`` (eq. 3). The paper gives no baselines; here
+every probe on activations stands beside the same probe on raw latents, PCA codes, a random dictionary and the untrained SAE.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class ProbeScore(NamedTuple):
     """Frames scored."""
     n_classes: int
     """Classes present among the frames scored."""
+    chroma: float | None
+    """Pitch only: share of frames whose pitch class is right up to octaves."""
 
 
 def fit_probe(
@@ -139,7 +141,8 @@ def fit_probe(
         accuracy = (probe.predict(held_inputs) == held_classes).float().mean().item() if held_classes.numel() else 0.0
         if accuracy < best_accuracy:
             break  # past the best penalty: weaker ones only overfit more
-        best, best_accuracy = probe, accuracy
+        if best is None or accuracy > best_accuracy:
+            best, best_accuracy = probe, accuracy
     return best
 
 
@@ -176,6 +179,7 @@ def score_probe(probe: Probe, inputs: Tensor, classes: Tensor, majority_class: i
         chance=1 / probe.bias.numel(),
         n_frames=classes.numel(),
         n_classes=int((counts > 0).sum()),
+        chroma=chroma_accuracy(predicted, classes) if probe.property == "pitch" else None,
     )
 
 

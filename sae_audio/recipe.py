@@ -33,6 +33,7 @@ from sae_audio.evaluation import (
     probe_table,
     property_sets,
     readers,
+    reconstruction_distance,
     reconstruction_metrics,
     regression_r2,
     sample,
@@ -41,6 +42,7 @@ from sae_audio.evaluation import (
 )
 from sae_audio.latent_spaces.base import Codec, LatentSpace
 from sae_audio.latent_spaces.signature import signature
+from sae_audio.pipeline import check_space
 from sae_audio.plots import bundle_figures
 from sae_audio.probes import Probe, acts_matrix, majority_class, score_probe
 from sae_audio.properties import Property
@@ -129,13 +131,14 @@ def fit_bundle(
         return None
     sae = result.sae
     properties = usable_properties(property_sets(recipe.mode, train), train)
-    metrics = {"sae": reconstruction_metrics(sae, test)}
+    metrics: dict = {"sae": reconstruction_metrics(sae, test)}
     report(f"fitting probes for {', '.join(properties)} on activations and baselines")
     probes, metrics["probes"], metrics["regression"] = _fit_probes(sae, properties, train, validation, test, recipe, progress)
     controls: dict[str, ControlVector] = {}
     if isinstance(space, Codec):
         report("fitting control vectors and measuring them on decoded sound")
         controls, metrics["control"] = _fit_controls(space, sae, properties, train, validation, test, recipe, progress)
+        metrics["sae"]["log_mel_distance"] = metrics["control"].pop("log_mel_distance")
     report("describing every feature")
     bundle = Bundle(
         spec=space.spec,
@@ -237,18 +240,31 @@ def _fit_controls(
         fresh = uncalibrated_controls(sae, properties, train, via)
         for name, vector in tqdm(fresh.items(), desc=f"calibrate {via}", disable=not progress):
             controls[name + suffix] = calibrated(vector, sae, held, measure)
-    trials = _score_controls(controls, sae, unseen, measure, spread, progress)
-    return controls, {"trials": trials, "spread": spread, "n_calibration_clips": len(held.latents)}
+    trials = _score_controls(controls, sae, unseen, measure, spread, rate, progress)
+    distance = reconstruction_distance(sae, unseen, measure)
+    return controls, {
+        "trials": trials,
+        "spread": spread,
+        "n_calibration_clips": len(held.latents),
+        "log_mel_distance": distance,
+    }
 
 
 def _score_controls(
-    controls: dict[str, ControlVector], sae: SAE, clips: Clips, measure: Measure, spread: list[float], progress: bool
+    controls: dict[str, ControlVector],
+    sae: SAE,
+    clips: Clips,
+    measure: Measure,
+    spread: list[float],
+    frame_rate: float,
+    progress: bool,
 ) -> list[dict]:
-    """Measure every control on test clips, open loop and, through the SAE, also closed loop."""
+    """Measure every control on test clips, open and closed loop; ``via`` says what its direction was estimated on."""
     trials = []
     for key, vector in tqdm(controls.items(), desc="score controls", disable=not progress):
-        via = "latents" if key.endswith("/latents") else "acts"
-        for hold in (None, hold_of(controls)) if via == "acts" else (None,):
+        via, suffix = ("latents", "/latents") if key.endswith("/latents") else ("acts", "")
+        closed = hold_of(controls, frame_rate, suffix)
+        for hold in (None,) if closed is None else (None, closed):
             for trial in control_trials(vector, sae, clips, measure, hold):
                 trials.append({**trial._asdict(), "via": via, "isolation": isolation_of(trial, spread)})
     return trials
@@ -273,8 +289,10 @@ def evaluate(bundle: Bundle, space: LatentSpace, store: ActivationStore, *, clip
     Returns
     -------
     dict
-        ``sae``, ``probes`` and, for a codec, ``control``, as in a bundle's ``metrics.json``.
+        ``sae``, ``probes`` and, for a codec, ``control``, as in a bundle's ``metrics.json``; ``majority`` is that of the
+        recordings scored.
     """
+    check_space(bundle, space)
     frames = Frames(store.latents(), store.descriptors(), store.recordings())
     metrics: dict = {"sae": reconstruction_metrics(bundle.sae, frames), "probes": {}}
     inputs = {"acts": acts_matrix(bundle.sae, frames.latents), "latents": frames.latents}
@@ -288,8 +306,9 @@ def evaluate(bundle: Bundle, space: LatentSpace, store: ActivationStore, *, clip
         }
     if isinstance(space, Codec) and bundle.controls:
         unseen = held_out_clips(frames, bundle.properties.get("pitch"), space.spec.frame_rate, n_clips=clips)
-        spread = spreads(frames)
-        trials = _score_controls(bundle.controls, bundle.sae, unseen, listener(space), spread, progress)
+        spread = bundle.metrics.get("control", {}).get("spread") or spreads(frames)
+        rate = space.spec.frame_rate
+        trials = _score_controls(bundle.controls, bundle.sae, unseen, listener(space), spread, rate, progress)
         metrics["control"] = {"trials": trials, "spread": spread}
     return metrics
 

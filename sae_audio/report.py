@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
-from sae_audio.calibration import changes
+from sae_audio.calibration import changes, median
 from sae_audio.control import AUDIBLE_DB, AXES, UNITS
 from sae_audio.descriptors import Descriptors, midi_to_hz, to_db
 from sae_audio.pipeline import Steered, View
@@ -67,12 +68,13 @@ def view_lines(name: str, bundle: Bundle, view: View, summary: Mapping) -> list[
 
 
 def describe_change(steered: Steered) -> dict:
-    """Return what steering changed, measured on the sound: medians over audible frames and channels."""
-    change = changes(steered.before, steered.after).nanmedian(0).values.tolist()
+    """Return what steering changed, measured on the sound: medians over the audible frames of the edited part, and channels."""
+    before, after = (_edited(side, steered.mask) for side in (steered.before, steered.after))
+    change = median(changes(before, after), 0).tolist()
     return {
-        "change": {name: _number(value) for name, value in zip(AXES, change, strict=True)},
-        "before": {name: _measured(_flat(steered.before), name) for name in AXES},
-        "after": {name: _measured(_flat(steered.after), name) for name in AXES},
+        "change": dict(zip(AXES, change, strict=True)),
+        "before": {name: _measured(_flat(before), name) for name in AXES},
+        "after": {name: _measured(_flat(after), name) for name in AXES},
         "samples": steered.sound.samples.shape[1],
         "sample_rate": steered.sound.sample_rate,
         "channels": steered.sound.samples.shape[0],
@@ -84,7 +86,7 @@ def change_lines(summary: Mapping) -> list[str]:
     rows = []
     for name in AXES:
         change = summary["change"][name]
-        moved = "-" if change is None else f"{change:+.2f} {UNITS[name]}"
+        moved = "-" if math.isnan(change) else f"{change:+.2f} {UNITS[name]}"
         rows.append([name, _spoken(name, summary["before"][name])[0], _spoken(name, summary["after"][name])[0], moved])
     return table(["measured", "before (median)", "after (median)", "median change"], rows)
 
@@ -102,23 +104,38 @@ def metric_lines(metrics: Mapping) -> list[str]:
         rows.append(["always the most frequent", f"{any_score['majority']:.3f}", f"{1 / any_score['n_classes']:.3f}", "-"])
         lines += ["", *table([f"{name} probe on", "accuracy", "balanced", "±1 class"], rows)]
     if trials := metrics.get("control", {}).get("trials"):
-        header = ["control", "through", "loop", "asked", "reached", "error", "within 50 c", "pitch", "loudness", "brightness"]
+        header = [
+            "control",
+            "direction from",
+            "loop",
+            "asked",
+            "reached",
+            "error",
+            "within 50 c",
+            "pitch",
+            "loudness",
+            "brightness",
+        ]
         lines += ["", *table(header, [_trial_row(trial) for trial in trials])]
     return lines
 
 
 def _trial_row(trial: Mapping) -> list[str]:
     unit = {"pitch": "st", "loudness": "dB", "brightness": "oct"}[trial["property"]]
-    hits = "-" if trial["hit_rate"] is None else f"{trial['hit_rate']:.0%}"
+    hits = "-" if trial["hit_rate"] is None or math.isnan(trial["hit_rate"]) else f"{trial['hit_rate']:.0%}"
     loop = "closed" if trial["held"] else "open"
-    through = "SAE" if trial["via"] == "acts" else "raw latents"
+    estimated_on = "SAE acts" if trial["via"] == "acts" else "raw latents"
     change = [f"{c:+.2f} {u}" for c, u in zip(trial["change"], ("st", "dB", "oct"), strict=True)]
     asked, reached, error = (f"{trial['asked']:+g} {unit}", f"{trial['reached']:+.2f}", f"{trial['error']:.2f}")
-    return [trial["property"], through, loop, asked, reached, error, hits, *change]
+    return [trial["property"], estimated_on, loop, asked, reached, error, hits, *change]
 
 
 def _is_number(text: str) -> bool:
     return text[:1].isdigit() or text[:1] in "+-."
+
+
+def _edited(descriptors: Descriptors, mask: Tensor) -> Descriptors:
+    return Descriptors(*(column[:, mask > 0] for column in descriptors))
 
 
 def _flat(descriptors: Descriptors) -> Descriptors:
@@ -187,7 +204,3 @@ def _feature(bundle: Bundle, view: View, index: int) -> dict:
         "peak": float(column[peak]),
         "peak_time": bundle.spec.frame_time(peak),
     }
-
-
-def _number(value: float) -> float | None:
-    return value if value == value else None

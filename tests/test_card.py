@@ -60,7 +60,7 @@ def test_feature_counts_add_up(made, card):
     section = card.split("## Features")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (pitch|loudness|brightness|unnamed|dead) \| (\d+) \|$", section, re.M)
     assert sum(int(n) for _, n in rows) == made.atlas.d_sae
-    assert "1,200 frames of 3 recordings" in section
+    assert "1,200 training frames" in section
 
 
 def test_figures_citations_provenance(card):

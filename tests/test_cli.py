@@ -1,5 +1,6 @@
 """The command line as people use it: a bundle trained once, real sound files, every kind of bad input."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -64,7 +65,7 @@ def test_the_trained_bundle_is_complete(bundle):
     for scores in loaded.metrics["probes"].values():
         assert {"acts", "latents", "pca", "random", "untrained"} == set(scores)
     held = [trial for trial in loaded.metrics["control"]["trials"] if trial["held"]]
-    assert len(held) == 4 + 4 + 2
+    assert len(held) == 2 * (4 + 4 + 2)
     assert loaded.provenance["data"]["name"].startswith("étude corpus")
 
 
@@ -113,6 +114,31 @@ def test_steer_keeps_rate_channels_and_length_and_moves_the_level(bundle, tone, 
 def test_steer_writes_beside_the_input_by_default(bundle, tone, capsys):
     code, _, _ = call(capsys, "steer", tone, "--bundle", bundle, "--brightness", "+0.3", "--bits", "24")
     assert code == 0 and soundfile.info(tone.with_suffix(".steered.wav")).subtype == "PCM_24"
+
+
+def test_the_change_reported_is_that_of_the_edited_part(bundle, tone, tmp_path, capsys):
+    options = ["--loudness", "-9", "--from", "0.2", "--to", "0.4", "--json", "-", "-o", tmp_path / "part.wav"]
+    code, out, _ = call(capsys, "steer", tone, "--bundle", bundle, *options)
+    assert code == 0 and json.loads(out)["change"]["loudness"] == pytest.approx(-9, abs=2)
+
+
+def test_pitch_of_noise_cannot_be_moved(bundle, tmp_path, capsys):
+    noise = np.random.default_rng(0).standard_normal(16_000) * 0.1
+    soundfile.write(tmp_path / "noise.wav", noise, 16_000)
+    code, _, err = call(capsys, "steer", tmp_path / "noise.wav", "--bundle", bundle, "--pitch", "+2")
+    assert code == 2 and is_one_line(err) and "no frame of the sound has a single pitch" in err
+
+
+def test_another_space_is_refused(bundle, tone):
+    from sae_audio import Bundle, analyse
+    from sae_audio.errors import ParameterError
+    from sae_audio.pipeline import space_of
+
+    loaded = Bundle.from_pretrained(bundle)
+    space = space_of(loaded)
+    space.spec = dataclasses.replace(space.spec, tap="other")
+    with pytest.raises(ParameterError, match="tap mean, but the one given has other"):
+        analyse(loaded, tone, space=space)
 
 
 def test_only_the_part_asked_for_is_edited(bundle, tone, tmp_path, capsys):
@@ -209,6 +235,10 @@ def test_bad_sounds_give_one_line_and_leave_nothing(command, bundle, tmp_path, c
 BAD_STEERING = {
     "nothing to steer": [],
     "neither a note": ["--pitch", "+1.5"],
+    "is out of reach; this bundle knows": ["--pitch", "+60"],
+    "nor a whole number": ["--pitch", "+inf"],
+    "holds no frame": ["--loudness", "3", "--from", "0.001", "--to", "0.002"],
+    "its folder does not exist": ["--loudness", "3", "--json", "/nowhere/out.json"],
     "no class 'H9'": ["--pitch", "H9"],
     "out of reach": ["--loudness", "500"],
     "no feature 99999": ["--feature", "99999=1"],
@@ -216,7 +246,7 @@ BAD_STEERING = {
     "starts at 5 s": ["--loudness", "3", "--from", "5"],
     "runs from 0.5 to 0.2": ["--loudness", "3", "--from", "0.5", "--to", "0.2"],
     "invalid float value": ["--loudness", "loud"],
-    "cannot be written": ["--loudness", "3", "-o", "/nowhere/out.wav"],
+    "'/nowhere/out.wav' cannot be written": ["--loudness", "3", "-o", "/nowhere/out.wav"],
     "not finite": ["--loudness", "nan"],
 }
 
@@ -248,9 +278,27 @@ BAD_TRAINING = {
     "TrainConfig.steps is 0": ["--steps", "0"],
     "come with a later version": ["--push-to-hub", "user/name"],
     "cannot be read as JSON": ["--config", "/nowhere.json"],
+    "is not available here": ["--device", "nonsense"],
+    "invalid choice": ["--mode", "nonsense"],
     "the synthesised corpus is 1 to": ["--minutes", "0"],
     "would be lost": ["--out", str(ROOT)],
 }
+
+
+def test_config_options_are_checked_like_typed_ones(tmp_path):
+    for content, reason in (("[1]", "holds list"), ('{"mode": "nonsense"}', "invalid choice"), ('{"what": 1}', "unrecognized")):
+        (tmp_path / "c.json").write_text(content)
+        code, _, err = run("train.py", "--config", tmp_path / "c.json", "--out", tmp_path / "new")
+        assert code == 2 and is_one_line(err) and reason in err, err
+
+
+def test_out_may_end_in_a_slash_and_the_command_line_wins(tmp_path):
+    import train
+
+    (tmp_path / "c.json").write_text(json.dumps({"steps": 7, "resume": True, "audio": ["a", "b"], "tap": None, "k": 3}))
+    options = train.parse(["--config", str(tmp_path / "c.json"), "--steps", "9", "--no-resume", "--out", f"{tmp_path}/new/"])
+    assert (options.steps, options.resume, options.audio, options.k) == (9, False, ["a", "b"], 3)
+    assert options.out == tmp_path / "new"
 
 
 @pytest.mark.parametrize("reason", BAD_TRAINING)

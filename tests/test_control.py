@@ -16,13 +16,14 @@ from sae_audio.calibration import (
     changes,
     hit_rate,
     isolation,
+    median,
     shift_trial,
     spectral_distance,
     steer_latents,
 )
 from sae_audio.control import ControlVector, apply, axis_change, edit, note_change, paper_edit, partial_effects
 from sae_audio.descriptors import Descriptors, midi_to_hz
-from sae_audio.errors import ParameterError
+from sae_audio.errors import DataError, ParameterError
 from sae_audio.sae import VARIANTS, SAEConfig, build_sae
 
 NOTES = 5
@@ -146,7 +147,32 @@ def test_a_gain_has_no_spectral_distance():
 
 
 def test_isolation_by_hand():
-    assert isolation([0.0, 6.0, 0.5], 1, [12.0, 3.0, 0.5]) == pytest.approx(2 / math.sqrt(0.5))
+    assert isolation(-6.0, [0.0, 6.0, 0.5], 1, [12.0, 3.0, 0.5]) == pytest.approx(2 / math.sqrt(0.5))
+    assert isolation(6.0, [math.nan, 6.0, 0.5], 1, [12.0, 3.0, 0.5]) == pytest.approx(2)
+
+
+def test_changes_that_cancel_show_as_stray():
+    before = Descriptors(torch.full((1, 4), 440.0), torch.full((1, 4), 0.1), torch.full((1, 4), 1000.0))
+    wobble = torch.tensor([[-3.0, -3.0, 3.0, 3.0]])
+    after = before._replace(rms=0.1 * 10 ** (wobble / 20))
+    assert changes(before, after)[0, 1] == pytest.approx(0, abs=1e-3)
+    assert changes(before, after, absolute=True)[0, 1] == pytest.approx(3, abs=1e-3)
+
+
+def test_the_median_of_an_even_number_is_the_middle():
+    assert median(torch.tensor([0.0, 1, 2, 9, math.nan]), 0) == pytest.approx(1.5)
+
+
+def test_intervals_that_no_frame_can_take_do_not_count():
+    high = clips()._replace(notes=torch.full((2, 4), 4), midi=torch.full((2, 4), 64.0))
+    vector = calibrate_notes(notes(), sae_of(), high, measure, strengths=(1.0,), intervals=(2, 5))
+    assert vector.hit_rate.isnan().all() and vector.best_strength() == 1.0
+
+
+def test_silence_cannot_teach_directions():
+    x, note, descriptors, recording, _ = frames()
+    with pytest.raises(DataError, match="no frame is louder than -50 dBFS"):
+        partial_effects(x, note, NOTES, descriptors._replace(rms=descriptors.rms * 1e-4), recording)
 
 
 def clips():

@@ -40,7 +40,7 @@ def frames(n_recordings=4, length=100, seed=0):
 
 
 def trained(variant="topk"):
-    sae = build_sae(SAEConfig(variant, D_IN, 32, k=4)).eval()
+    sae = build_sae(SAEConfig(variant, D_IN, 32, k=4), seed=5).eval()
     data = frames()
     sae.fit_scaling(data.latents.mean(0), data.latents.std(0))
     sae.fit_start(data.latents)

@@ -47,6 +47,11 @@ _REMEDY = (
 )
 
 
+def check() -> None:
+    """Raise ``DataError``, which names the packages, unless fluidsynth and the soundfont can be used."""
+    _synth()
+
+
 def render(score: Score, program: Program, sample_rate: int) -> np.ndarray:
     """Play a score on one program.
 

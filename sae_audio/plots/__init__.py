@@ -11,6 +11,7 @@ from sae_audio.plots.results import (
     dose_response,
     isolation_matrix,
     probe_scores,
+    shown_trials,
     training_curves,
     tuning_map,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "png",
     "posteriors",
     "probe_scores",
+    "shown_trials",
     "training_curves",
     "tuning_map",
 ]

@@ -231,11 +231,16 @@ def bundle_figures(bundle: Bundle) -> dict[str, bytes]:
         figures["probes.png"] = probe_scores(metrics["probes"])
     if any(len(control.doses) for control in bundle.controls.values()):
         figures["dose_response.png"] = dose_response(bundle.controls)
-    trials = [trial for trial in metrics.get("control", {}).get("trials", []) if trial["via"] == "acts"]
-    if trials := [trial for trial in trials if trial.get("held")] or trials:  # closed loop, where it was measured, as steer does
+    if trials := shown_trials(metrics):
         figures["isolation.png"] = isolation_matrix(trials, metrics["control"]["spread"])
     figures["tuning.png"] = tuning_map(bundle.atlas, bundle.properties)
     return {name: png(figure) for name, figure in figures.items()}
+
+
+def shown_trials(metrics: Mapping) -> list[Mapping]:
+    """Return the trials of the SAE's directions: closed loop, as ``steer`` works, where it was measured."""
+    trials = [trial for trial in metrics.get("control", {}).get("trials", []) if trial["via"] == "acts"]
+    return [trial for trial in trials if trial.get("held")] or trials
 
 
 def _amount(change: float, name: str) -> str:
@@ -271,7 +276,7 @@ def _responses(ax: Axes, controls: Mapping[str, ControlVector], moved: str, meas
     hits = moved == measured and not next(iter(controls.values())).is_axis
     values = {key: (c.hit_rate if hits else c.responses[:, AXES.index(measured)]).numpy() for key, c in controls.items()}
     for key, control in controls.items():
-        style = (BLUE, "o", "through SAE features") if "/" not in key else (ORANGE, "s", f"baseline: {READERS[control.via]}")
+        style = (BLUE, "o", "from SAE features") if "/" not in key else (ORANGE, "s", f"baseline: {READERS[control.via]}")
         ax.plot(control.doses.numpy(), values[key], color=style[0], marker=style[1], markersize=5, linewidth=2, label=style[2])
     dress(ax, "", "notes hit within 50 cents" if hits else f"{measured} ({UNITS[measured]})", grid=True)
     if moved == measured:
@@ -281,7 +286,7 @@ def _responses(ax: Axes, controls: Mapping[str, ControlVector], moved: str, meas
         ax.set_ylim(0, 1.02)
     elif moved == measured:
         doses = next(iter(controls.values())).doses.numpy()
-        ax.plot(doses, doses, color=GREY, linestyle="--", linewidth=1.5, label="as asked")
+        ax.plot(doses, doses, color=GREY, linestyle="--", linewidth=1.5, label="nominal")
     else:
         top = max(LEAST_SPAN[measured], *(1.1 * np.nanmax(np.abs(v), initial=0) for v in values.values()))
         ax.set_ylim(-top, top)

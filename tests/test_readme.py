@@ -1,0 +1,51 @@
+"""The README's commands and code run as they stand, on the shipped bundle."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sae_audio import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^    python -m sae_audio (.+?)(?:  +#.*)?$", README, re.MULTILINE)
+
+
+@pytest.fixture
+def song(tmp_path):
+    """Four seconds of a slow harmonic scale."""
+    t = np.arange(4 * 22_050) / 22_050
+    f0 = 220 * 2 ** (np.floor(t * 2) / 12)
+    phase = 2 * np.pi * np.cumsum(f0) / 22_050
+    soundfile.write(tmp_path / "song.wav", sum(np.sin(k * phase) / k for k in range(1, 7)) * 0.1, 22_050)
+    return tmp_path / "song.wav"
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("eval")])
+def test_commands(command, song, monkeypatch):
+    monkeypatch.chdir(song.parent)
+    assert cli.main(shlex.split(command)) == 0
+
+
+def test_python(song):
+    (code,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    code = code.replace('"song.wav"', repr(str(song)))
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_training_options_exist():
+    sys.path.insert(0, str(ROOT))
+    import train
+
+    for line in re.findall(r"^    (?:python|accelerate launch) train\.py (.+?)(?:  +#.*)?$", README, re.MULTILINE):
+        train.parse(shlex.split(line))
