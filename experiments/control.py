@@ -20,17 +20,32 @@ from tqdm import tqdm
 from experiments._corpus import etude_store, only_new_timbres
 from sae_audio import control
 from sae_audio.bundle import Bundle
-from sae_audio.calibration import Clips, Measure, changes, spectral_distance
+from sae_audio.calibration import Clips, Measure, changes, median, spectral_distance
 from sae_audio.control import AXES, ControlVector, class_means, partial_effects
-from sae_audio.evaluation import Frames, control_trials, frames_of, held_out_clips, hold_of, isolation_of, listener, spreads
+from sae_audio.evaluation import (
+    MIN_CLASS_FRAMES,
+    Frames,
+    control_trials,
+    frames_of,
+    held_out_clips,
+    hold_of,
+    isolation_of,
+    listener,
+    probe_table,
+    readers,
+    sample,
+    spreads,
+)
 from sae_audio.files import write_bytes
 from sae_audio.pipeline import space_of
 from sae_audio.plots import isolation_matrix, png
 from sae_audio.probes import acts_matrix
 from sae_audio.properties import axis_values
 from sae_audio.recipe import calibrated, uncalibrated_controls
+from sae_audio.sae import SAEConfig
+from sae_audio.training import TrainConfig, train_sae
 
-PAPER_ALPHAS = (1.0, 10.0, 20.0, 30.0)
+PAPER_ALPHAS = (0.0, 1.0, 10.0, 20.0, 30.0)
 
 
 def candidates(bundle: Bundle, train: Frames) -> Iterator[tuple[str, ControlVector]]:
@@ -51,14 +66,14 @@ def candidates(bundle: Bundle, train: Frames) -> Iterator[tuple[str, ControlVect
     scale = decoder.norm() / (weights.T @ decoder).norm()
     yield "pitch: SAE, probe weights", control.classes("pitch", "probe", "latents", pitch.names, weights.T @ decoder * scale * 5)
     for name in ("loudness", "brightness"):
-        yield f"{name}: raw latents, class means", control.axis(name, "mean", "latents", high_minus_low(train, name, bundle))
+        yield f"{name}: raw latents, class means", control.axis(name, "mean", "latents", high_minus_low(train, name))
         probe = bundle.probes[f"{name}/acts"].weight
         axis = torch.tensor(bundle.properties[name].centres)
         direction = (probe @ (axis - axis.mean())) @ decoder
         yield f"{name}: SAE, probe weights", control.axis(name, "probe", "latents", nominal(direction, train, name))
 
 
-def high_minus_low(train: Frames, name: str, bundle: Bundle) -> torch.Tensor:
+def high_minus_low(train: Frames, name: str) -> torch.Tensor:
     """Difference of the mean latents of the upper and the lower third of the frames, per unit of the property."""
     values = axis_values(train.descriptors, name)
     defined = values.isfinite() & (axis_values(train.descriptors, "loudness") > control.AUDIBLE_DB)
@@ -70,27 +85,42 @@ def high_minus_low(train: Frames, name: str, bundle: Bundle) -> torch.Tensor:
 
 def nominal(direction: torch.Tensor, train: Frames, name: str) -> torch.Tensor:
     """Scale a direction of unknown size to the length of the class-mean direction, so that the same doses suit it."""
-    reference = high_minus_low(train, name, None)
+    reference = high_minus_low(train, name)
     return direction / direction.norm() * reference.norm()
 
 
-def paper_rows(bundle: Bundle, clips: Clips, measure: Measure) -> Iterator[dict]:
-    """Yield what the paper's rule does for C5, the quietest and the brightest class at each of its strengths."""
+def paper_rows(bundle: Bundle, splits: tuple[Frames, Frames, Frames], clips: Clips, measure: Measure) -> Iterator[dict]:
+    """Yield what the paper's rule does, with the SAE and the probes that it is meant for: ``relu_rmsnorm``, L1 before the norm.
+
+    Strength 0 is the SAE's reconstruction, without its error added back, as published. Targets are C5, the quietest and the
+    brightest class that the training frames hold.
+    """
+    train = splits[0]
+    config = SAEConfig("relu_rmsnorm", train.latents.shape[1], 512, l1_coefficient=0.3)
+    sae = train_sae(train.latents, config, TrainConfig(steps=600, batch_size=2048, lr=2e-3)).sae
+    few = tuple(sample(split, 12_000) for split in splits)
+    probes = {
+        prop: probe for prop, _, probe, _ in probe_table({"acts": readers(sae, train.latents)["acts"]}, bundle.properties, *few)
+    }
+    targets = {"pitch": bundle.properties["pitch"].class_index("C5"), "loudness": outermost(bundle, train, "loudness", 0)}
+    targets["brightness"] = outermost(bundle, train, "brightness", -1)
     before = measure(clips.latents)
-    quiet, bright = 0, max(i for i, n in enumerate(bundle.properties["brightness"].names) if n in ("4 kHz",))
-    targets = {"pitch": bundle.properties["pitch"].class_index("C5"), "loudness": quiet, "brightness": bright}
     for name, index in targets.items():
-        row = bundle.probes[f"{name}/acts"].weight[:, index]
         for alpha in PAPER_ALPHAS:
-            heard = measure(control.paper_edit(clips.latents, bundle.sae, row, alpha))
-            change = changes(before.descriptors, heard.descriptors).nanmedian(0).values.tolist()
+            heard = measure(control.paper_edit(clips.latents, sae, probes[name].weight[:, index], alpha))
             yield {
                 "property": name,
                 "target": bundle.properties[name].names[index],
                 "alpha": alpha,
-                "change": change,
+                "change": median(changes(before.descriptors, heard.descriptors), 0).tolist(),
                 "distance": spectral_distance(before.log_mel, heard.log_mel),
             }
+
+
+def outermost(bundle: Bundle, train: Frames, name: str, which: int) -> int:
+    """The first or last class that at least ``MIN_CLASS_FRAMES`` training frames have."""
+    found = bundle.properties[name].classes(train.descriptors)
+    return int((torch.bincount(found[found >= 0]) >= MIN_CLASS_FRAMES).nonzero()[which])
 
 
 def scored(name: str, vector: ControlVector, bundle: Bundle, clips: Clips, measure: Measure, spread, hold=None) -> Iterator[dict]:
@@ -159,7 +189,7 @@ def main() -> None:
             rows += scored(f"{name}: SAE, partial effect", bundle.controls[name], bundle, clips, measure, spread, loop)
     for name, vector in tqdm(list(candidates(bundle, train)), desc="directions"):
         rows += scored(name, calibrated(vector, bundle.sae, held, measure), bundle, clips, measure, spread)
-    paper = list(paper_rows(bundle, clips, measure))
+    paper = list(paper_rows(bundle, (train, validation, test), clips, measure))
     options.out.mkdir(parents=True, exist_ok=True)
     result = {"trials": rows, "paper": paper, "spread": spread, "clips": len(clips.latents), "bundle": options.bundle}
     write_bytes(options.out / "control.json", (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
