@@ -381,7 +381,7 @@ def test_two_processes_train_one_bundle(bundle, tmp_path):
 @pytest.mark.parametrize("name", ["encodec-24khz", "encodec-48khz"])
 def test_the_main_job_runs_on_encodec(name, tone, tmp_path, capsys):
     """A second family, mono and stereo: random weights prove the plumbing, not that the space steers."""
-    from tiny_models import tiny_encodec
+    from tiny_encodec import tiny_encodec
 
     from sae_audio.etude.corpus import corpus
 

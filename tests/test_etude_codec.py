@@ -55,7 +55,7 @@ def test_wrong_shapes_are_refused(space):
         space.encode(torch.zeros(1, 2, 1000))
     with pytest.raises(ParameterError, match="decodes latents"):
         space.decode(torch.zeros(1, 10, 63))
-    with pytest.raises(ParameterError, match="like has 1000 samples, which is 4 frames, not 10"):
+    with pytest.raises(ParameterError, match="like has 1 items of 4 frames, the latents 1 of 10"):
         space.decode(torch.zeros(1, 10, 64), like=torch.zeros(1, 1, 1000))
 
 

@@ -18,11 +18,12 @@ LAYERS = {
     **dict.fromkeys(
         ["sae", "metrics", "descriptors", "properties", "probes", "control", "calibration", "atlas", "naming", "tally"], 1
     ),
-    **dict.fromkeys(["audio", "latent_spaces", "etude", "activations", "training"], 2),
+    **dict.fromkeys(["audio", "latent_spaces", "etude", "diffrhythm", "activations", "training"], 2),
     **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "plots"], 3),
     **dict.fromkeys(["evaluation", "pipeline", "recipe", "report", "cli", "__main__", "__init__"], 4),
 }
-SHARED = ("base", "signature", "__init__")  # of latent_spaces: everything else there is an adapter
+# Of latent_spaces: everything else there is an adapter.
+SHARED = ("base", "loading", "seanet", "signature", "table", "windows", "__init__")
 HEAVY = ["gradio", "transformers", "diffusers", "matplotlib", "librosa", "encodec", "huggingface_hub"]
 
 

@@ -1,121 +1,78 @@
-"""Every latent space by name: one row where only numbers differ, one file where ``encode`` differs."""
+"""Latent spaces: ``load_latent_space(name)`` finds the weights, imports the adapter and checks that the two belong together."""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, replace
+import re
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from sae_audio.errors import LatentSpaceError
-from sae_audio.latent_spaces.base import Codec, LatentSpace
+from sae_audio.errors import LatentSpaceError, ParameterError
+from sae_audio.latent_spaces.base import Codec, Encoder, LatentSpace, layer_of
+from sae_audio.latent_spaces.loading import read_config
+from sae_audio.latent_spaces.table import CONFIGS, SPACES, SpaceRow, generic_row
 
-__all__ = ["SPACES", "Codec", "LatentSpace", "SpaceRow", "load_latent_space"]
+__all__ = ["SPACES", "Codec", "Encoder", "LatentSpace", "SpaceRow", "load_latent_space"]
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 """Folder of the models that ship with the repository; the same whatever the working directory is."""
-
-
-@dataclass(frozen=True)
-class SpaceRow:
-    """What is known of a latent space before anything is imported or downloaded."""
-
-    module: str
-    """Module of the adapter; imported only when the space is loaded."""
-    adapter: str
-    """Class in that module. ``adapter.load(folder, device=…)`` returns a space; with several taps it also takes ``tap=``."""
-    source: str
-    """Where the weights come from unless told: a Hub repository, or a folder of the repository's ``checkpoints/``."""
-    taps: tuple[str, ...]
-    """Tensors of the model that can serve as latents; the first is the default."""
-    sample_rate: int
-    """Samples per second, in Hz."""
-    channels: int
-    """Audio channels: 1 or 2."""
-    hop_length: int
-    """Audio samples per latent frame."""
-    d_in: int
-    """Channels of one latent frame."""
-    licence: str
-    """Licence of the weights."""
-    packages: tuple[str, ...] = ()
-    """Packages beyond the base installation, by the name that both ``import`` and ``pip`` know."""
-    shipped: bool = False
-    """Whether ``source`` is a folder of ``checkpoints/`` rather than a Hub repository."""
-    files: tuple[str, ...] = ("config.json", "model.safetensors")
-    """Files to fetch from the Hub repository; glob patterns."""
-
-
-def _encodec(rate: str, sample_rate: int, channels: int, hop_length: int, licence: str) -> SpaceRow:
-    return SpaceRow(
-        module="sae_audio.latent_spaces.encodec",
-        adapter="Encodec",
-        source=f"facebook/encodec_{rate}",
-        taps=("encoder", "quantized"),
-        sample_rate=sample_rate,
-        channels=channels,
-        hop_length=hop_length,
-        d_in=128,
-        licence=licence,
-        packages=("transformers",),
-    )
-
-
-SPACES: dict[str, SpaceRow] = {
-    "etude-codec": SpaceRow(
-        module="sae_audio.latent_spaces.etude",
-        adapter="EtudeCodec",
-        source="etude-codec",
-        taps=("mean",),
-        sample_rate=16_000,
-        channels=1,
-        hop_length=320,
-        d_in=64,
-        licence="Apache-2.0",
-        shipped=True,
-    ),
-    "encodec-24khz": _encodec("24khz", 24_000, 1, 320, "not stated on the card"),
-    "encodec-32khz": _encodec("32khz", 32_000, 1, 640, "CC BY-NC 4.0 (MusicGen)"),
-    "encodec-48khz": _encodec("48khz", 48_000, 2, 320, "not stated on the card"),
-}
-"""Known latent spaces by the name that ``load_latent_space`` takes."""
+GENERIC = "hf:"
+"""Prefix of the names of spaces that have no row: ``hf:user/model``."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precisions by name."""
 
 
 def load_latent_space(
     name: str,
     *,
     tap: str | None = None,
+    layer: int | None = None,
     source: str | Path | None = None,
     revision: str | None = None,
     device: str = "cpu",
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
 ) -> LatentSpace:
     """Load a frozen model whose latents are ``[B, T, d_in]``.
 
     Parameters
     ----------
     name : str
-        A key of ``SPACES``, for example ``etude-codec`` or ``encodec-24khz``.
+        A key of ``SPACES``, for example ``etude-codec`` or ``encodec-24khz``; or ``hf:user/model`` for any checkpoint on the Hub
+        whose transformers class is one of those supported.
     tap : str, optional
-        Which tensor of the model counts as its latents; by default the first of the space's taps.
+        Which tensor of the model counts as its latents; by default the first of the space's taps, or an encoder's middle layer.
+    layer : int, optional
+        Short for ``tap="layer N"``: the output of transformer block N of an encoder, 0 for the input of the first.
     source : str or Path, optional
-        A folder with the checkpoint's public files, or a Hub repository ``user/name``; by default the row's own.
+        A folder (or single file) with the checkpoint in its public layout, or a Hub repository ``user/name``; by default the
+        row's own.
     revision : str, optional
         Branch, tag or commit of a Hub repository. The space's ``spec.revision`` is the commit that it resolved to.
     device : str
         Where the model runs, for example ``cpu`` or ``cuda``.
+    dtype : str
+        ``float32``, or on an accelerator ``bfloat16`` or ``float16``; latents are float32 always.
+    trust_remote_code : bool
+        Run the Python code that comes with a checkpoint whose class transformers lacks (MERT with its CQT branch or relaxed
+        attention). Only with a full commit as ``revision``, or from a folder.
 
     Returns
     -------
     LatentSpace
-        In evaluation mode. ``isinstance(space, Codec)`` says whether its latents can be decoded back to sound.
+        In evaluation mode. ``isinstance(space, Codec)`` says whether its latents can be decoded back to sound,
+        ``isinstance(space, Encoder)`` whether it has layers.
 
     Raises
     ------
     LatentSpaceError
         The name or the tap is unknown, a package is not installed, or the checkpoint is missing, out of reach or foreign.
+    ParameterError
+        Options that exclude each other, or a precision that the device does not have.
 
     Examples
     --------
@@ -125,32 +82,70 @@ def load_latent_space(
     >>> space.spec.tap, space.spec.frame_rate
     ('mean', 50.0)
     """
+    tap = _tap(tap, layer)
+    _check_precision(dtype, device)
     row = _row(name)
+    if row is None:
+        folder, repo, commit = _find(name, _probe(name), source, revision)
+        row = generic_row(repo, read_config(folder).get("model_type"))
     _check_tap(name, row, tap)
     _check_packages(name, row)
     folder, repo, commit = _find(name, row, source, revision)
-    options = {} if tap in (None, row.taps[0]) else {"tap": tap}
-    adapter = getattr(importlib.import_module(row.module), row.adapter)
+    options = {}
+    if trust_remote_code:
+        _check_trust(name, row, revision, commit)
+        options["trust_remote_code"] = True
+    adapter = getattr(importlib.import_module(f"sae_audio.latent_spaces.{row.module}"), row.adapter)
     with torch.random.fork_rng(devices=[]):  # building a network draws initial weights that the checkpoint then replaces
-        space = adapter.load(folder, device=device, **options)
+        space = adapter.load(folder, device=device, tap=tap or (row.taps[0] if row.taps else None), **options)
     space.spec = replace(space.spec, name=name, repo=repo, revision=commit)
-    _check_geometry(name, row, space)
+    space.dtype = DTYPES[dtype]
+    if not name.startswith(GENERIC):
+        _check_geometry(name, row, space)
     return space
 
 
-def _row(name: str) -> SpaceRow:
-    if name not in SPACES:
-        near = get_close_matches(name.lower(), SPACES, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise LatentSpaceError(f"latent space '{name}' is unknown; {hint}Known: {', '.join(SPACES)}")
-    return SPACES[name]
+def _tap(tap: str | None, layer: int | None) -> str | None:
+    if layer is None:
+        return tap
+    if tap is not None:
+        raise ParameterError(f"both tap '{tap}' and layer {layer} were asked for; give one")
+    return f"layer {layer}"
+
+
+def _check_precision(dtype: str, device: str) -> None:
+    if dtype not in DTYPES:
+        raise ParameterError(f"dtype '{dtype}' is unknown; known are {', '.join(DTYPES)}")
+    if dtype != "float32" and torch.device(device).type == "cpu":
+        raise ParameterError(f"dtype '{dtype}' is for accelerators; on a CPU use float32")
+
+
+def _row(name: str) -> SpaceRow | None:
+    """Return the row of a space; None for one named by its repository."""
+    if name in SPACES:
+        return SPACES[name]
+    if re.fullmatch(f"{GENERIC}[^/ ]+/[^/ ]+", name):
+        return None
+    near = get_close_matches(name.lower(), SPACES, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise LatentSpaceError(f"latent space '{name}' is unknown; {hint}Known: {', '.join(SPACES)}, hf:user/model")
+
+
+def _probe(name: str) -> SpaceRow:
+    """Return a row that fetches only what says which class a repository is for."""
+    nothing = dict(sample_rate=0, channels=0, hop_length=0, d_in=0)
+    return SpaceRow("", "", name.removeprefix(GENERIC), licence="", files=CONFIGS, weights=("config.json",), **nothing)
 
 
 def _check_tap(name: str, row: SpaceRow, tap: str | None) -> None:
-    if tap is not None and tap not in row.taps:
-        near = get_close_matches(tap, row.taps, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise LatentSpaceError(f"'{name}' has no tap '{tap}'; {hint}Known: {', '.join(row.taps)}")
+    if tap is None or tap in row.taps:
+        return
+    if not row.taps:  # how many layers there are is known once the checkpoint is read
+        layer_of(tap)
+        return
+    near = get_close_matches(tap, row.taps, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise LatentSpaceError(f"'{name}' has no tap '{tap}'; {hint}Known: {', '.join(row.taps)}")
 
 
 def _check_packages(name: str, row: SpaceRow) -> None:
@@ -159,8 +154,18 @@ def _check_packages(name: str, row: SpaceRow) -> None:
         raise LatentSpaceError(f"'{name}' needs {', '.join(missing)}; install with: pip install {' '.join(missing)}")
 
 
+def _check_trust(name: str, row: SpaceRow, revision: str | None, commit: str | None) -> None:
+    if not row.remote_code:
+        raise ParameterError(f"'{name}' never runs code that comes with a checkpoint; leave trust_remote_code out")
+    if commit is not None and revision != commit:
+        raise ParameterError(
+            f"trust_remote_code runs Python from {row.source}; read that code and pass the commit that you have read, "
+            f"in full: revision='{commit}'"
+        )
+
+
 def _find(name: str, row: SpaceRow, source: str | Path | None, revision: str | None) -> tuple[Path, str, str | None]:
-    """Return the folder that holds the checkpoint, what to call it in the spec, and the commit of a Hub repository."""
+    """Return the folder or file of the checkpoint, what to call it in the spec, and the commit of a Hub repository."""
     if source is None and row.shipped:
         folder = CHECKPOINTS / row.source
         if not folder.is_dir():
@@ -170,17 +175,17 @@ def _find(name: str, row: SpaceRow, source: str | Path | None, revision: str | N
             )
         return folder, f"checkpoints/{row.source}", None
     wanted = str(row.source if source is None else source)
-    if Path(wanted).expanduser().is_dir():
+    path = Path(wanted).expanduser()
+    if path.exists():
         if revision is not None:
-            raise LatentSpaceError(
-                f"revision '{revision}' was asked of the folder {wanted}; only Hub repositories have revisions"
-            )
-        return Path(wanted).expanduser(), wanted, None
+            raise LatentSpaceError(f"revision '{revision}' was asked of {wanted}; only Hub repositories have revisions")
+        path = path.absolute()  # what is trained on it is to find it again from any working directory
+        return path, str(path), None
     if isinstance(source, Path) or wanted.count("/") != 1 or wanted[0] in "./~":
         raise LatentSpaceError(
-            f"'{name}' is to be loaded from {wanted}, which is not a folder; pass a folder or a Hub repository"
+            f"'{name}' is to be loaded from {wanted}, which is not a folder or file; pass one, or a Hub repository"
         )
-    folder = _download(name, row, wanted, revision)
+    folder = _download(name, row, wanted, revision or (row.revision if source is None else None))
     return folder, wanted, folder.name
 
 
@@ -190,15 +195,23 @@ def _download(name: str, row: SpaceRow, repo: str, revision: str | None) -> Path
     from huggingface_hub.errors import HTTPError
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(row.files)))
+        for weights in row.weights:
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*row.files, weights]))
+            if (folder / weights).is_file():
+                return folder
     # What the client lets out: HTTP, file and offline errors, broken transfers (RuntimeError), malformed ids (ValueError).
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         at = f" at revision '{revision}'" if revision else ""
         # Only the kind of error: the client's own text runs over many lines and can hold request headers and signed addresses.
         raise LatentSpaceError(
             f"'{name}' could not be fetched from Hub repository '{repo}'{at} ({type(error).__name__}); check name, network and "
-            f"access, run `hf download {repo}` where there is a network, or pass source=FOLDER with {' and '.join(row.files)}"
+            f"access, run `hf download {repo}` where there is a network, or pass source=FOLDER with {_files(row)}"
         ) from error
+    raise LatentSpaceError(f"Hub repository '{repo}' has no {' or '.join(row.weights)}; '{name}' is loaded from {_files(row)}")
+
+
+def _files(row: SpaceRow) -> str:
+    return " and ".join([*row.files, " or ".join(row.weights)])
 
 
 def _check_geometry(name: str, row: SpaceRow, space: LatentSpace) -> None:

@@ -14,7 +14,6 @@ every second chunk the model's frames lie half a frame (3.3 ms) before ours.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -22,14 +21,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.latent_spaces.base import Codec
+from sae_audio.latent_spaces.loading import pretrained
+from sae_audio.latent_spaces.seanet import run_seanet, window_of
 from sae_audio.spec import LatentSpec
 
-WINDOW = 768
-"""Latent frames per window on a CPU, all items of the batch together: about 10 s at 75 Hz. More falls out of its caches."""
-HALO = 8
-"""Latent frames on each side of a window, computed and thrown away. The widest receptive field is 6: seven causal taps."""
 CHUNKS_AT_ONCE = 4
 """1 s chunks of the 48 kHz model that run as one batch."""
 UNKNOWN_SCALE = 0.1
@@ -74,60 +70,34 @@ class Encodec(Codec):
         """
         from transformers import EncodecModel
 
-        for file in ("config.json", "model.safetensors"):
-            if not (Path(folder) / file).is_file():
-                raise LatentSpaceError(f"{folder} has no {file}; an EnCodec folder holds config.json and model.safetensors")
-        options = dict(local_files_only=True, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True)
-        try:
-            with _quiet():
-                model, found = EncodecModel.from_pretrained(folder, **options)
-        except Exception as error:  # a damaged JSON or safetensors file surfaces as one of many classes
-            raise LatentSpaceError(f"{folder} is not a readable EnCodec checkpoint: {_first_line(error)}") from error
-        _check_keys(folder, found)
-        return cls(model.eval().to(device), tap, str(folder))
+        return cls(pretrained(EncodecModel, folder).to(device), tap, str(folder))
 
-    @torch.inference_mode()
-    def encode(self, audio: Tensor) -> Tensor:
-        """Return latents ``[B, T, d_in]`` of audio ``[B, channels, N]``; long clips run in windows (see the module)."""
-        self.check_audio(audio)
-        audio = audio.to(self.device, torch.float32)
+    def _encode(self, audio: Tensor) -> Tensor:
         if self.model.config.chunk_length is None:
-            latents = self._tapped(_run(self.model.encoder, audio, self.spec.hop_length, 1))
+            latents = self._tapped(run_seanet(self.model.encoder, audio, self.spec.hop_length, 1))
         else:
             latents = torch.cat(self._encode_chunks(audio).latents, dim=-1)[..., self._grid(audio.shape[-1]).owner]
-        return latents.transpose(1, 2).contiguous()
+        return latents.transpose(1, 2)
 
-    @torch.inference_mode()
-    def decode(self, latents: Tensor, *, like: Tensor | None = None) -> Tensor:
-        """Return audio ``[B, channels, N]`` of latents ``[B, T, d_in]``, which are decoded as they are, never re-quantised.
+    def _decode(self, latents: Tensor, n_samples: int, like: Tensor | None) -> Tensor:
+        """With 48 kHz, ``like`` is encoded again for what the latents do not carry.
 
-        With 48 kHz, ``like`` is encoded again for what the latents do not carry: the loudness of each chunk, and the one or two
-        frames where two chunks overlap (an edit of the latents is added to both). Without it every chunk gets -20 dBFS.
+        That is the loudness of each chunk, and the one or two frames where two chunks overlap (an edit of the latents is added to
+        both). Without it every chunk gets -20 dBFS.
         """
-        self.check_latents(latents)
-        if like is not None:
-            self._check_like(latents, like)
-        z = latents.to(self.device, torch.float32).transpose(1, 2)
-        n_samples = z.shape[-1] * self.spec.hop_length if like is None else like.shape[-1]
+        z = latents.transpose(1, 2)
         if self.model.config.chunk_length is None:
-            return _run(self.model.decoder, z, 1, self.spec.hop_length)[..., :n_samples]
+            return run_seanet(self.model.decoder, z, 1, self.spec.hop_length)[..., :n_samples]
         return self._decode_chunks(z, n_samples, like)
-
-    def _check_like(self, latents: Tensor, like: Tensor) -> None:
-        self.check_audio(like)
-        frames = self.spec.n_frames(like.shape[-1])
-        if frames != latents.shape[1] or len(like) != len(latents):
-            raise ParameterError(
-                f"like has {len(like)} items of {frames} frames, the latents {len(latents)} of {latents.shape[1]}; "
-                "pass the audio that the latents came from"
-            )
 
     def _tapped(self, z: Tensor) -> Tensor:
         """Quantise encoder outputs ``[B, d_in, T]`` if that is the tap; distances to all codewords exist for one window only."""
         if self.spec.tap == "encoder":
             return z
         quantizer, bandwidth = self.model.quantizer, self.model.config.target_bandwidths[-1]
-        return torch.cat([quantizer.decode(quantizer.encode(piece, bandwidth)) for piece in z.split(_window(z), dim=-1)], dim=-1)
+        return torch.cat(
+            [quantizer.decode(quantizer.encode(piece, bandwidth)) for piece in z.split(window_of(z), dim=-1)], dim=-1
+        )
 
     def _starts(self, n_samples: int) -> range:
         return range(0, n_samples, self.model.config.chunk_stride)
@@ -149,7 +119,7 @@ class Encodec(Codec):
             pieces = [z[..., frames] for frames in grid.frames]
             scales = [z.new_full((len(z), 1, 1), UNKNOWN_SCALE)] * len(pieces)
         else:
-            own, scales = self._encode_chunks(like.to(self.device, torch.float32))
+            own, scales = self._encode_chunks(like)
             edit = z - torch.cat(own, dim=-1)[..., grid.owner]
             pieces = [chunk + edit[..., frames] for chunk, frames in zip(own, grid.frames, strict=True)]
         decoded = [y for batch in _batches(pieces) for y in self.model.decoder(torch.cat(batch)).split(len(z))]
@@ -188,40 +158,6 @@ class Grid(NamedTuple):
     """int64 ``[t]`` for each chunk: for each of its frames, the frame of the clip."""
 
 
-def _run(net: nn.Module, x: Tensor, step_in: int, step_out: int) -> Tensor:
-    """Run an encoder (``step_in`` samples to a frame) or a decoder (``step_out`` samples from a frame) on ``[B, C, N]``."""
-    layers = list(net.layers)
-    at = next(i for i, layer in enumerate(layers) if hasattr(layer, "lstm"))
-    x = _windows(layers[:at], x, step_in, 1)
-    return _windows(layers[at + 1 :], _lstm(layers[at].lstm, x), 1, step_out)
-
-
-def _windows(layers: list[nn.Module], x: Tensor, step_in: int, step_out: int) -> Tensor:
-    """Run convolutions window by window; equal to running them at once, since the halo covers their receptive field."""
-    total, window, out = -(-x.shape[-1] // step_in), _window(x), []
-    for start in range(0, total, window):
-        first, stop = max(start - HALO, 0), min(start + window, total)
-        y = x[..., first * step_in : (stop + HALO) * step_in]
-        for layer in layers:
-            y = layer(y)
-        out.append(y[..., (start - first) * step_out : (stop - first) * step_out])
-    return torch.cat(out, dim=-1)
-
-
-def _window(x: Tensor) -> int:
-    """Latent frames per window for a batch; an accelerator wants larger pieces than a CPU."""
-    return max((WINDOW if x.device.type == "cpu" else 32 * WINDOW) // len(x), 16 * HALO)
-
-
-def _lstm(lstm: nn.LSTM, x: Tensor) -> Tensor:
-    """Run the residual LSTM over ``[B, C, T]``, its state handed from window to window."""
-    state, out = None, []
-    for piece in x.split(_window(x), dim=-1):
-        y, state = lstm(piece.permute(2, 0, 1), state)
-        out.append(y.permute(1, 2, 0) + piece)
-    return torch.cat(out, dim=-1)
-
-
 def _batches(pieces: list[Tensor]) -> Iterator[list[Tensor]]:
     """Group neighbours of equal length, at most ``CHUNKS_AT_ONCE`` of them."""
     for _, group in groupby(pieces, key=lambda piece: piece.shape[-1]):
@@ -242,39 +178,3 @@ def _overlap_add(chunks: list[Tensor], stride: int, n_samples: int) -> Tensor:
         out[..., start : start + length] += weight[:length] * chunk[..., :length]
         total[start : start + length] += weight[:length]
     return out / total
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bar and load report: what is wrong with a checkpoint is said in one error instead."""
-    from transformers.utils import logging
-
-    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
-
-
-def _check_keys(folder: str | Path, found: dict) -> None:
-    """Raise unless every tensor of the model was in the file, every tensor of the file in the model, and all shapes agree."""
-    for problem, keys in (
-        ("lacks", found["missing_keys"]),
-        ("has unknown", found["unexpected_keys"]),
-        ("has misshapen", [key for key, *_ in found["mismatched_keys"]]),
-    ):
-        if keys:
-            named = sorted(keys)
-            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-            raise LatentSpaceError(
-                f"{folder}/model.safetensors {problem} tensors: {', '.join(named[:3])}{more}; "
-                "it does not belong to the config.json beside it"
-            )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

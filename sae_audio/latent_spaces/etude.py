@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sae_audio.errors import ParameterError
 from sae_audio.etude.checkpoint import load_codec
 from sae_audio.etude.codec import SPECTRA_PER_FRAME, SpectralVAE
 from sae_audio.latent_spaces.base import Codec
@@ -44,7 +43,7 @@ class EtudeCodec(Codec):
         self.spec = LatentSpec("etude-codec", repo, None, cfg.sample_rate, 1, cfg.hop_length, cfg.d_latent, "mean")
 
     @classmethod
-    def load(cls, folder: Path, device: str | torch.device = "cpu") -> EtudeCodec:
+    def load(cls, folder: Path, device: str | torch.device = "cpu", tap: str = "mean") -> EtudeCodec:
         """Load ``config.json`` and ``model.safetensors`` of a folder.
 
         Raises
@@ -55,34 +54,25 @@ class EtudeCodec(Codec):
         folder = Path(folder)
         return cls(load_codec(folder), f"{folder.resolve().parent.name}/{folder.resolve().name}", device)
 
-    @torch.inference_mode()
-    def encode(self, audio: Tensor) -> Tensor:
-        """Return latents ``[B, T, 64]`` of audio ``[B, 1, N]``; the same with and without chunks."""
-        self.check_audio(audio)
+    def _encode(self, audio: Tensor) -> Tensor:
         frames, hop, reach = self.spec.n_frames(audio.shape[-1]), self.spec.hop_length, self.model.encoder_reach
         chunks = []
         for start in range(0, frames, CHUNK):
             first, stop = max(start - reach, 0), min(start + CHUNK, frames)
-            piece = audio[:, 0, first * hop : (stop + reach) * hop].to(self.device, torch.float32)
+            piece = audio[:, 0, first * hop : (stop + reach) * hop]
             chunks.append(self.model.encode(piece)[:, start - first : stop - first])
         return torch.cat(chunks, dim=1)
 
-    @torch.inference_mode()
-    def decode(self, latents: Tensor, *, like: Tensor | None = None) -> Tensor:
-        """Return audio ``[B, 1, N]`` of latents ``[B, T, 64]``; only the length of ``like`` matters to this codec."""
-        self.check_latents(latents)
+    def _decode(self, latents: Tensor, n_samples: int, like: Tensor | None) -> Tensor:
         frames, hop, reach = latents.shape[1], self.spec.hop_length, self.model.decoder_reach
-        length = frames * hop if like is None else like.shape[-1]
-        if self.spec.n_frames(length) != frames:
-            raise ParameterError(f"like has {length} samples, which is {self.spec.n_frames(length)} frames, not {frames}")
         chunks, turned = [], 0.0
         for start in range(0, frames, CHUNK):
             first, stop = max(start - reach, 0), min(start + CHUNK, frames)
-            magnitudes = self.model.magnitudes(latents[:, first : stop + reach].to(self.device, torch.float32))
+            magnitudes = self.model.magnitudes(latents[:, first : stop + reach])
             # Each chunk's phases go on from where the chunk before it left them at their common spectrum.
             turns = self.model.turns(magnitudes)
             turns += turned - turns[..., [SPECTRA_PER_FRAME * (start - first)]]
             turned = turns[..., [min(SPECTRA_PER_FRAME * (stop - first), turns.shape[-1] - 1)]]
             audio = self.model.synthesise(magnitudes, turns)
             chunks.append(audio[:, (start - first) * hop : (stop - first) * hop])
-        return torch.cat(chunks, dim=1)[:, None, :length]
+        return torch.cat(chunks, dim=1)[:, None, :n_samples]

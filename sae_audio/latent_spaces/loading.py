@@ -1,0 +1,154 @@
+"""Reading public checkpoints strictly: every tensor of a file is used, or ignored by name; every tensor of a model is filled."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sae_audio.errors import LatentSpaceError
+
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".th")
+"""Suffixes read by ``torch.load(weights_only=True)``, which builds nothing but tensors and containers."""
+
+
+def pretrained(
+    model_class: type, folder: str | Path, *, ignored: str | None = None, weights: str | None = None, **options
+) -> nn.Module:
+    """Load a transformers or diffusers model from a folder in its public layout, strictly.
+
+    Parameters
+    ----------
+    model_class : type
+        A class with ``from_pretrained``.
+    folder : str or Path
+        With ``config.json`` and the weights.
+    ignored : str, optional
+        Regular expression of tensors that the checkpoint may hold beyond the model, such as the head it was trained with.
+    weights : str, optional
+        Name of the weight file, for messages; by default the one found.
+    **options
+        Passed on to ``from_pretrained``.
+
+    Returns
+    -------
+    Module
+        In evaluation mode, float32, without gradients.
+
+    Raises
+    ------
+    LatentSpaceError
+        A file is missing or damaged, or a tensor is missing, unexpected or misshapen; the message names it.
+    """
+    read_config(folder)
+    weights = weights or weight_file(folder).name
+    options |= dict(local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True, dtype=torch.float32)
+    try:
+        with quiet():
+            model, found = model_class.from_pretrained(folder, **options)
+    except Exception as error:  # a damaged JSON or safetensors file surfaces as one of many classes
+        raise LatentSpaceError(f"{folder} is not a readable {model_class.__name__} checkpoint: {first_line(error)}") from error
+    unexpected = [key for key in found["unexpected_keys"] if not (ignored and re.match(ignored, key))]
+    misshapen = [key for key, *_ in found["mismatched_keys"]]
+    check_keys(Path(folder) / weights, found["missing_keys"], unexpected, misshapen)
+    return model.eval().requires_grad_(False)
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> nn.Module:
+    """Load tensors into a model, strictly, and return it in evaluation mode, float32, without gradients.
+
+    Raises
+    ------
+    LatentSpaceError
+        A tensor is missing, unexpected or misshapen; the message names it and ``path``.
+    """
+    own = model.state_dict()
+    misshapen = [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
+    check_keys(path, own.keys() - tensors.keys(), tensors.keys() - own.keys(), misshapen)
+    model.load_state_dict(tensors)
+    return model.float().eval().requires_grad_(False)
+
+
+def check_keys(path: str | Path, missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[str]) -> None:
+    """Raise ``LatentSpaceError`` if there is any such tensor, naming up to three of them."""
+    for problem, keys in (("lacks", missing), ("has unknown", unexpected), ("has misshapen", misshapen)):
+        if named := sorted(keys):
+            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+            raise LatentSpaceError(
+                f"{path} {problem} tensors: {', '.join(named[:3])}{more}; it does not belong to the model that is to be loaded"
+            )
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a ``.safetensors`` file or of a torch checkpoint, whose ``state_dict`` is taken where it has one.
+
+    Torch checkpoints are read with ``weights_only=True`` and memory-mapped: no code in them runs, and what is not used (the
+    optimiser's state) is not read.
+
+    Raises
+    ------
+    LatentSpaceError
+        The file is missing, damaged, or holds something else.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # safetensors, zip, pickle and OS errors share no class
+        raise LatentSpaceError(f"{path} is not a readable checkpoint: {first_line(error)}") from error
+    held = held.get("state_dict", held) if isinstance(held, Mapping) else held
+    if not isinstance(held, Mapping) or not all(isinstance(value, Tensor) for value in held.values()):
+        raise LatentSpaceError(f"{path} holds no state dict of tensors; it is not a checkpoint of a model")
+    return dict(held)
+
+
+def read_config(folder: str | Path, file: str = "config.json") -> dict:
+    """Return a JSON object of a checkpoint's folder; ``LatentSpaceError`` if it is missing or damaged."""
+    path = Path(folder) / file
+    try:
+        values = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise LatentSpaceError(f"{folder} has no {file}; a checkpoint's folder holds {file} beside the weights") from None
+    except (OSError, ValueError) as error:
+        raise LatentSpaceError(f"{path} is not a readable configuration: {first_line(error)}") from None
+    if not isinstance(values, dict):
+        raise LatentSpaceError(f"{path} is not a readable configuration: it holds {type(values).__name__}, not an object")
+    return values
+
+
+def weight_file(folder: str | Path, names: Iterable[str] = ("model.safetensors", "pytorch_model.bin")) -> Path:
+    """Return the first of the named files that a folder has; ``LatentSpaceError`` lists them if it has none."""
+    names = tuple(names)
+    for name in names:
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    raise LatentSpaceError(f"{folder} has no {' or '.join(names)}; a checkpoint's folder holds its weights under that name")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bar and load report: what is wrong with a checkpoint is said in one error instead."""
+    from transformers.utils import logging
+
+    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its class."""
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
