@@ -1,0 +1,294 @@
+"""Train étude-flow, a small DiffRhythm over the latents of the étude codec: ``python -m sae_audio.etude.train_flow``.
+
+    python -m sae_audio.etude.train_flow                           the shipped model, 2 hours on one core
+    python -m sae_audio.etude.train_flow --resume                  go on after an interruption
+    python -m sae_audio.etude.train_flow --resume --steps 60000    go on for longer (before the last 40 %)
+    python -m sae_audio.etude.train_flow --out checkpoints/etude-flow --export runs/etude-flow     ship what was trained
+
+Flow matching as in DiffRhythm: x_t = (1 − t)·noise + t·latents, t = sigmoid of a normal draw, mean squared error of the velocity
+on the frames that are not given. The style is the timbre, the text the note of each frame (``flow_data.py``). For guidance all
+conditions are dropped together, style to a learnt null; sometimes only the notes are, so that the model can also make up a
+melody; and sometimes part of the clip is given, so that it can be edited.
+
+``--out`` gets ``config.json`` and ``model.safetensors`` (the averaged weights so far), ``log.jsonl`` (one line per evaluation),
+``training.safetensors`` (everything that ``--resume`` needs) and the encoded corpus. A resumed run takes the same steps, bit for
+bit, as one without interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+from tqdm import tqdm
+
+from sae_audio.diffrhythm.checkpoint import save_generator
+from sae_audio.diffrhythm.dit import DiT, DiTConfig
+from sae_audio.diffrhythm.generator import Generator
+from sae_audio.errors import DataError
+from sae_audio.etude.flow_data import N_TOKENS, FlowData, corpus_data, style_names
+from sae_audio.files import write_bytes
+from sae_audio.latent_spaces.etude import EtudeCodec
+
+ROOT = Path(__file__).resolve().parents[2]
+CROPS = ((128, 6, 0.5), (256, 3, 0.4), (500, 2, 0.1))
+"""(frames, clips, share of steps): most steps are on short crops, some on whole clips, so that both lengths are known."""
+DROP_ALL, DROP_NOTES = 0.12, 0.08
+"""Share of crops that lose all conditions, and the notes alone."""
+GIVE = 0.2
+"""Share of crops of which a part is given."""
+WARM_UP, COOL_DOWN = 500, 0.4
+"""Steps of rising learning rate, and share of the steps over which it falls to zero at the end."""
+VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How étude-flow is trained."""
+
+    minutes: float = 900.0
+    """Length of the whole corpus; 70 % of it is trained on."""
+    steps: int = 30_000
+    """Optimiser steps."""
+    out: Path = Path("runs/etude-flow")
+    """Folder for the model, the log, the checkpoint and the encoded corpus."""
+    codec: Path = ROOT / "checkpoints" / "etude-codec"
+    """Folder of the codec whose latents are learnt."""
+    resume: bool = False
+    """Go on from the checkpoint in ``out``."""
+    seed: int = 0
+    """Of the corpus, the weights and the batches."""
+    lr: float = 1.5e-3
+    """Peak learning rate of AdamW."""
+    ema: float = 0.999
+    """Decay per step of the averaged weights."""
+    eval_every: int = 500
+    """Steps between evaluations and checkpoints."""
+
+
+ETUDE_FLOW = DiTConfig(
+    dim=192,
+    depth=6,
+    heads=6,
+    ff_mult=2,
+    text_dim=64,
+    conv_layers=2,
+    mel_dim=64,
+    text_num_embeds=N_TOKENS,
+    style_dim=64,
+    time_dim=128,
+    max_frames=512,
+)
+"""Sizes of the shipped model: 2.7 M parameters."""
+
+
+class Batch(NamedTuple):
+    """What one step sees; drawn from nothing but the seed and the step."""
+
+    latents: Tensor
+    """Standardised, ``[B, T, 64]``."""
+    noise: Tensor
+    """``[B, T, 64]``."""
+    t: Tensor
+    """``[B]``."""
+    given: Tensor
+    """Frames whose latents the model is told, ``[B, T]`` bool."""
+    notes: Tensor
+    """``[B, T]`` int64, 0 where dropped."""
+    styles: Tensor
+    """``[B]`` int64, the null style's index where dropped."""
+
+
+def draw(model: Generator, data: FlowData, step: int, seed: int) -> Batch:
+    """Draw the batch of a step."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    frames, size, _ = CROPS[int(torch.multinomial(torch.tensor([share for _, _, share in CROPS]), 1, generator=generator))]
+    frames = min(frames, data.latents.shape[1])
+    rows = torch.randint(len(data.latents), (size,), generator=generator)
+    starts = torch.randint(data.latents.shape[1] - frames + 1, (size, 1), generator=generator)
+    places = starts + torch.arange(frames)
+    latents = model.standardise(data.latents[rows[:, None], places].float())
+    dropped = torch.rand(size, generator=generator)
+    nothing, silent = dropped < DROP_ALL, dropped < DROP_ALL + DROP_NOTES
+    notes = data.notes[rows[:, None], places].long().masked_fill(silent[:, None], 0)
+    styles = data.styles[rows].masked_fill(nothing, len(model.style_names))
+    given = _given(size, frames, generator) & ~nothing[:, None]
+    return Batch(latents, torch.randn(latents.shape, generator=generator), _times(size, generator), given, notes, styles)
+
+
+def _given(size: int, frames: int, generator: torch.Generator) -> Tensor:
+    """Give some crops a part of themselves: all but a span of 30 to 100 % of the frames."""
+    share = 0.3 + 0.7 * torch.rand(size, 1, generator=generator)
+    first = torch.rand(size, 1, generator=generator) * (1 - share)
+    place = (torch.arange(frames) + 0.5) / frames
+    outside = (place < first) | (place >= first + share)
+    return outside & (torch.rand(size, 1, generator=generator) < GIVE)
+
+
+def _times(size: int, generator: torch.Generator) -> Tensor:
+    """Draw sigmoid(N(0, 1)), one from each of ``size`` equally likely ranges: less noise in the gradient, the same mean."""
+    u = (torch.arange(size) + torch.rand(size, generator=generator)) / size
+    return torch.sigmoid(torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
+
+
+def flow_loss(model: Generator, batch: Batch) -> Tensor:
+    """Return each crop's mean squared error of the velocity over the frames that are not given, ``[B]``."""
+    t = batch.t[:, None, None]
+    x = (1 - t) * batch.noise + t * batch.latents
+    cond = batch.latents * batch.given[..., None]
+    context = model.dit.context(cond, batch.notes, model.styles(batch.styles))
+    wanted = (~batch.given).float()
+    error = (model.dit(x, batch.t, context) - (batch.latents - batch.noise)).square().mean(dim=-1)
+    return (error * wanted).sum(dim=1) / wanted.sum(dim=1)
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Warm up, stay, and fall linearly to zero."""
+    left = (recipe.steps - step) / (COOL_DOWN * recipe.steps)
+    return recipe.lr * min(1.0, (step + 1) / WARM_UP, left)
+
+
+class Trainer:
+    """Model, averaged model and optimiser of a run."""
+
+    def __init__(self, recipe: Recipe, config: DiTConfig) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.model = Generator(DiT(config), style_names())
+        self.recipe = recipe
+        self.ema = deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), recipe.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+
+    @torch.no_grad()
+    def standardise(self, data: FlowData) -> None:
+        """Learn mean and standard deviation of the latents, per channel."""
+        frames = data.latents.flatten(0, 1)[:: max(1, data.notes.numel() // 200_000)].float()
+        for model in (self.model, self.ema):
+            model.latent_mean.copy_(frames.mean(dim=0))
+            model.latent_std.copy_(frames.std(dim=0))
+
+    def step(self, data: FlowData, step: int) -> float:
+        """Take one step and return its loss."""
+        self.optimizer.param_groups[0]["lr"] = learning_rate(step, self.recipe)
+        loss = flow_loss(self.model, draw(self.model, data, step, self.recipe.seed)).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self._average(min(self.recipe.ema, (step + 1) / (step + 10)))
+        return loss.item()
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+
+    @torch.no_grad()
+    def evaluate(self, held: FlowData, batches: int = 6) -> dict[str, float]:
+        """Return the averaged weights' loss on held-out clips at fixed times, all conditions given and no latents."""
+        model, losses = self.ema, {str(t): [] for t in VALIDATION_TIMES}
+        for i in range(batches):
+            batch = draw(model, held, -1 - i, self.recipe.seed)
+            batch = batch._replace(given=torch.zeros_like(batch.given))
+            for t in VALIDATION_TIMES:
+                losses[str(t)].append(flow_loss(model, batch._replace(t=torch.full_like(batch.t, t))).mean())
+        return {t: float(torch.stack(values).mean()) for t, values in losses.items()}
+
+    def save(self) -> None:
+        """Write everything that ``load`` needs, and the averaged model, each atomically."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        states = self.optimizer.state_dict()["state"].values()
+        for (name, _), state in zip(self.model.named_parameters(), states, strict=True):
+            tensors |= {f"{key}.{name}": value for key, value in state.items()}
+        recipe = json.dumps({"seed": self.recipe.seed, "minutes": self.recipe.minutes, "lr": self.recipe.lr})
+        content = save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata={"recipe": recipe})
+        write_bytes(self.recipe.out / "training.safetensors", content)
+        save_generator(self.ema, self.recipe.out)
+
+    def load(self) -> int:
+        """Read what ``save`` wrote and return the number of steps already taken."""
+        path = self.recipe.out / "training.safetensors"
+        if not path.exists():
+            raise DataError(f"{path} does not exist, so there is nothing to resume; run without --resume")
+        tensors = load_file(path)
+        for prefix, model in (("model", self.model), ("ema", self.ema)):
+            model.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in model.state_dict()})
+        names = [name for name, _ in self.model.named_parameters()]
+        state = {i: {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")} for i, name in enumerate(names)}
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        return int(tensors[f"step.{names[0]}"])
+
+
+def train(recipe: Recipe, config: DiTConfig = ETUDE_FLOW) -> Generator:
+    """Encode the corpus, train on its training split and write the model to ``recipe.out``; return the averaged model."""
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    codec = EtudeCodec.load(recipe.codec)
+    data = corpus_data(recipe.out / "data-train.safetensors", recipe.minutes, recipe.seed, "train", codec)
+    held = corpus_data(recipe.out / "data-validation.safetensors", min(recipe.minutes, 100), recipe.seed, "validation", codec)
+    return fit(recipe, config, data, held)
+
+
+def fit(recipe: Recipe, config: DiTConfig, data: FlowData, held: FlowData) -> Generator:
+    """Train on encoded clips, watch held-out ones, write to ``recipe.out``; return the averaged model."""
+    trainer, began, losses = Trainer(recipe, config), time.time(), []
+    if recipe.resume:
+        first = trainer.load()
+    else:
+        first = 0
+        trainer.standardise(data)
+    progress = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="train flow", unit="step", mininterval=5)
+    for step in progress:
+        losses.append(trainer.step(data, step))
+        if (step + 1) % recipe.eval_every == 0 or step + 1 == recipe.steps:
+            row = {"step": step + 1, "wall_s": time.time() - began, "train": sum(losses) / len(losses)}
+            row["validation"] = trainer.evaluate(held)
+            progress.set_postfix(loss=f"{row['train']:.4f}", held=f"{sum(row['validation'].values()) / 5:.4f}")
+            _log(recipe.out / "log.jsonl", row)
+            trainer.save()
+            losses = []
+    return trainer.ema.eval()
+
+
+def _log(path: Path, row: dict) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, sort_keys=True) + "\n")
+
+
+def export(run: Path, out: Path) -> None:
+    """Copy the averaged model and the log of a run into a folder to ship."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors", "log.jsonl"):
+        shutil.copyfile(run / name, out / name)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and train, or export."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=Recipe.minutes, help="length of the synthesised corpus")
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimiser steps")
+    parser.add_argument("--out", type=Path, default=Recipe.out, help="folder for the model")
+    parser.add_argument("--codec", type=Path, default=Recipe.codec, help="folder of the codec")
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--lr", type=float, default=Recipe.lr, help="peak learning rate")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--export", type=Path, metavar="RUN", help="copy the model of this run into --out instead of training")
+    args = vars(parser.parse_args(argv))
+    run = args.pop("export")
+    if run is not None:
+        export(run, args["out"])
+        return
+    train(Recipe(**args))
+
+
+if __name__ == "__main__":
+    main()
