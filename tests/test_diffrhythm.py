@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def reference() -> dict[str, torch.Tensor]:
     return load_file(DATA / "diffrhythm_base.safetensors")
 
 
+@cache
 def public_state(duration: bool = False) -> dict[str, torch.Tensor]:
     extra = {f"transformer.duration_time_embed.{name}": shape for name, shape in MLP} if duration else {}
     return {name: torch.from_numpy(seeded_tensor(name, tuple(shape))) for name, shape in {**SHAPES, **extra}.items()}
