@@ -177,7 +177,7 @@ def test_impossible_sizes(change):
 class Field:
     """A flow whose velocity is written down: v = slope·x + pull, both read from the text row's first token."""
 
-    mel_dim = 3
+    mel_dim, guidance, null_style = 3, 4.0, None
 
     def __init__(self, velocity):
         self.velocity, self.times = velocity, []
@@ -223,9 +223,19 @@ def test_guidance_by_hand():
     end = sample(model, style, frames=2, null_style=null, guidance=4.0, noise=noise, steps=9, hook=steps.append)
     torch.testing.assert_close(end, torch.full_like(noise, 3.0))
     assert steps[0].v_cond.eq(1).all() and steps[0].v_null.eq(0.5).all() and steps[0].v.eq(3).all()
+    usual = sample(model, style, frames=2, null_style=null, noise=noise, steps=9)
+    assert torch.equal(usual, end)  # the model's own guidance is 4
     free = sample(model, style, frames=2, guidance=0, noise=noise, steps=9, hook=steps.append)
     torch.testing.assert_close(free, torch.ones_like(noise))
     assert steps[-1].v_null is None
+
+
+def test_a_model_brings_its_own_null_style():
+    model, options = tiny(names=("piano",)), {"frames": 5, "steps": 3, "seed": 0}
+    assert torch.equal(
+        sample(model, model.style("piano"), **options),
+        sample(model, model.style("piano"), null_style=model.null_style, **options),
+    )
 
 
 def test_the_null_branch_has_no_text_and_no_reference():
@@ -441,8 +451,10 @@ def test_config_json_has_to_agree(tmp_path):
 def test_our_folder_round_trip(tmp_path):
     model = tiny(names=("piano", "flute"))
     model.latent_mean.fill_(0.5)
+    model.guidance = 1.5
     save_generator(model, tmp_path)
     again = load_generator(tmp_path)
+    assert again.guidance == 1.5
     assert again.dit.config == model.dit.config and again.style_names == ("piano", "flute")
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
     torch.testing.assert_close(again.style("flute", "piano").norm(dim=1), torch.ones(2))

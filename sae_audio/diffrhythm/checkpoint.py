@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sae_audio.diffrhythm.dit import DiT, DiTConfig
-from sae_audio.diffrhythm.generator import Generator
+from sae_audio.diffrhythm.generator import GUIDANCE, Generator
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.files import write_bytes
 
@@ -150,7 +150,8 @@ def save_generator(model: Generator, folder: str | Path, *, dtype: torch.dtype =
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in model.state_dict().items()}
-    config = {"model": KIND, "format": FORMAT, "dit": model.dit.config.to_dict(), "styles": list(model.style_names)}
+    facts = {"dit": model.dit.config.to_dict(), "styles": list(model.style_names), "guidance": model.guidance}
+    config = {"model": KIND, "format": FORMAT, **facts}
     write_bytes(folder / "model.safetensors", save(tensors))
     write_bytes(folder / "config.json", (json.dumps(config, sort_keys=True, indent=2) + "\n").encode())
 
@@ -164,9 +165,9 @@ def load_generator(folder: str | Path, *, device: str | torch.device = "cpu") ->
         A file is missing or damaged, or a tensor is missing, unexpected or of the wrong shape; the message names it.
     """
     folder = Path(folder).expanduser()
-    config, styles = _read_config(folder / "config.json")
+    config, styles, guidance = _read_config(folder / "config.json")
     with torch.device("meta"):
-        model = Generator(DiT(config), styles)
+        model = Generator(DiT(config), styles, guidance)
     try:
         tensors = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
@@ -225,12 +226,12 @@ def _compare_json(path: Path, found: DiTConfig) -> None:
         raise LatentSpaceError(f"{path} does not fit the checkpoint beside it: {', '.join(texts)}")
 
 
-def _read_config(path: Path) -> tuple[DiTConfig, list[str]]:
+def _read_config(path: Path) -> tuple[DiTConfig, list[str], float]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if (values["model"], values["format"]) != (KIND, FORMAT):
             raise LatentSpaceError(f"{path} is {values['model']} format {values['format']}; this version reads {KIND} {FORMAT}")
-        return DiTConfig.from_dict(values["dit"]), list(values["styles"])
+        return DiTConfig.from_dict(values["dit"]), list(values["styles"]), float(values.get("guidance", GUIDANCE))
     except (OSError, ValueError, KeyError, TypeError, ParameterError) as error:
         raise LatentSpaceError(f"{path} is not the config of an étude generator: {error}") from error
 

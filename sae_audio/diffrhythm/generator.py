@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from sae_audio.diffrhythm.dit import Context, DiT
 from sae_audio.errors import ParameterError
 
+GUIDANCE = 4.0
+"""Of DiffRhythm, arXiv 2503.01183."""
+
 
 class Generator(nn.Module):
     """Velocity in the units of the codec's latents, whatever the network was trained on.
@@ -24,12 +27,15 @@ class Generator(nn.Module):
         The network.
     style_names : sequence of str
         Names of learnt styles, if any; then there is also a learnt null style.
+    guidance : float
+        Strength of guidance that suits the model; DiffRhythm's is 4.
     """
 
-    def __init__(self, dit: DiT, style_names: Sequence[str] = ()) -> None:
+    def __init__(self, dit: DiT, style_names: Sequence[str] = (), guidance: float = GUIDANCE) -> None:
         super().__init__()
         config = dit.config
         self.dit = dit
+        self.guidance = guidance
         self.mel_dim = config.mel_dim
         self.style_names = tuple(style_names)
         self.register_buffer("latent_mean", torch.zeros(config.mel_dim))

@@ -29,6 +29,8 @@ class VelocityModel(Protocol):
     """What ``sample`` asks of a model; ``Generator`` in ``generator.py`` is one."""
 
     mel_dim: int
+    guidance: float
+    null_style: Tensor | None
 
     def noise(self, frames: int, generator: torch.Generator | None) -> Tensor:
         """Return a start ``[frames, mel_dim]``."""
@@ -101,7 +103,7 @@ def sample(
     null_style: Tensor | None = None,
     text: Tensor | None = None,
     steps: int = 32,
-    guidance: float = 4.0,
+    guidance: float | None = None,
     seed: int | Sequence[int] | None = None,
     noise: Tensor | None = None,
     sway: float | None = None,
@@ -122,13 +124,14 @@ def sample(
     frames : int
         Length of each song, in latent frames.
     null_style : Tensor [1, style_dim] or [B, style_dim], optional
-        Unit vectors of the null branch. Needed unless ``guidance`` is 0.
+        Unit vectors of the null branch; by default the model's own. Public checkpoints have none and need it, unless ``guidance``
+        is 0.
     text : Tensor [B, frames], optional
         int64 token of each frame; by default 0, no text.
     steps : int
         Points in time, at least 2; 32 points are 31 updates.
-    guidance : float
-        Weight s above, at least 0; 0 halves the work.
+    guidance : float, optional
+        Weight s above, at least 0; 0 halves the work. By default the model's own: 4 for public checkpoints.
     seed : int or sequence of int, optional
         One seed per song, or the first song's, each further song taking the next number. A song depends on its own seed and
         conditions only, not on its batch. Without, the noise is new each time.
@@ -169,6 +172,8 @@ def sample(
     """
     times = time_grid(steps, sway).tolist()
     songs, device = len(style), style.device
+    guidance = model.guidance if guidance is None else guidance
+    null_style = model.null_style if null_style is None else null_style
     guided = _check_guidance(guidance, null_style)
     _check_unit("style", style)
     x = _start(model, songs, frames, seed, noise).to(device)
