@@ -12,8 +12,9 @@ from seeded_weights import seeded_tensor
 from torch.nn.functional import normalize
 
 from sae_audio.diffrhythm.checkpoint import load_diffrhythm, load_generator, save_generator
-from sae_audio.diffrhythm.dit import Block, Context, DiT, DiTConfig, rotations
+from sae_audio.diffrhythm.dit import Context, DiT, DiTConfig
 from sae_audio.diffrhythm.generator import Generator
+from sae_audio.diffrhythm.layers import Block, rotations
 from sae_audio.diffrhythm.sampler import sample, time_grid
 from sae_audio.errors import LatentSpaceError, ParameterError
 

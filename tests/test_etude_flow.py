@@ -13,10 +13,11 @@ from sae_audio.diffrhythm.dit import DiTConfig
 from sae_audio.diffrhythm.sampler import sample
 from sae_audio.errors import DataError
 from sae_audio.etude.corpus import corpus
+from sae_audio.etude.flow_batch import draw, flow_loss
 from sae_audio.etude.flow_data import N_PITCHES, N_TOKENS, FlowData, corpus_data, encode_clips, note_tokens, style_names
 from sae_audio.etude.programs import PROGRAMS
 from sae_audio.etude.scores import Note, Score
-from sae_audio.etude.train_flow import ETUDE_FLOW, Recipe, Trainer, draw, export, fit, flow_loss, learning_rate
+from sae_audio.etude.train_flow import ETUDE_FLOW, GUIDANCE, Recipe, Trainer, export, fit, learning_rate
 from sae_audio.latent_spaces.etude import EtudeCodec
 
 CODEC = Path(__file__).parent.parent / "checkpoints" / "etude-codec"
@@ -192,9 +193,16 @@ def test_nothing_to_resume(tmp_path):
         fit(Recipe(out=tmp_path, resume=True), TINY, toy_data(), toy_data())
 
 
+def test_another_run_is_not_resumed(trained):
+    out, _ = trained
+    with pytest.raises(DataError, match=r"run with lr 0\.01; resume it with the same"):
+        Trainer(Recipe(out=out), TINY).load()
+
+
 def test_export(trained, tmp_path):
     out, model = trained
     export(out, tmp_path / "ship")
     shipped = load_generator(tmp_path / "ship")
+    assert shipped.guidance == GUIDANCE
     assert all(torch.equal(value, shipped.state_dict()[name]) for name, value in model.state_dict().items())
     assert sorted(path.name for path in (tmp_path / "ship").iterdir()) == ["config.json", "log.jsonl", "model.safetensors"]

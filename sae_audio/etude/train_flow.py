@@ -25,30 +25,26 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor
 from tqdm import tqdm
 
-from sae_audio.diffrhythm.checkpoint import save_generator
+from sae_audio.diffrhythm.checkpoint import load_generator, save_generator
 from sae_audio.diffrhythm.dit import DiT, DiTConfig
 from sae_audio.diffrhythm.generator import Generator
 from sae_audio.errors import DataError
+from sae_audio.etude.flow_batch import draw, flow_loss
 from sae_audio.etude.flow_data import N_TOKENS, FlowData, corpus_data, style_names
 from sae_audio.files import write_bytes
 from sae_audio.latent_spaces.etude import EtudeCodec
 
 ROOT = Path(__file__).resolve().parents[2]
-CROPS = ((128, 6, 0.5), (256, 3, 0.4), (500, 2, 0.1))
-"""(frames, clips, share of steps): most steps are on short crops, some on whole clips, so that both lengths are known."""
-DROP_ALL, DROP_NOTES = 0.12, 0.08
-"""Share of crops that lose all conditions, and the notes alone."""
-GIVE = 0.2
-"""Share of crops of which a part is given."""
 WARM_UP, COOL_DOWN = 500, 0.4
 """Steps of rising learning rate, and share of the steps over which it falls to zero at the end."""
+GUIDANCE = 1.0
+"""Strength of guidance that the model is shipped with."""
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -92,66 +88,6 @@ ETUDE_FLOW = DiTConfig(
 """Sizes of the shipped model: 2.7 M parameters."""
 
 
-class Batch(NamedTuple):
-    """What one step sees; drawn from nothing but the seed and the step."""
-
-    latents: Tensor
-    """Standardised, ``[B, T, 64]``."""
-    noise: Tensor
-    """``[B, T, 64]``."""
-    t: Tensor
-    """``[B]``."""
-    given: Tensor
-    """Frames whose latents the model is told, ``[B, T]`` bool."""
-    notes: Tensor
-    """``[B, T]`` int64, 0 where dropped."""
-    styles: Tensor
-    """``[B]`` int64, the null style's index where dropped."""
-
-
-def draw(model: Generator, data: FlowData, step: int, seed: int) -> Batch:
-    """Draw the batch of a step."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    frames, size, _ = CROPS[int(torch.multinomial(torch.tensor([share for _, _, share in CROPS]), 1, generator=generator))]
-    frames = min(frames, data.latents.shape[1])
-    rows = torch.randint(len(data.latents), (size,), generator=generator)
-    starts = torch.randint(data.latents.shape[1] - frames + 1, (size, 1), generator=generator)
-    places = starts + torch.arange(frames)
-    latents = model.standardise(data.latents[rows[:, None], places].float())
-    dropped = torch.rand(size, generator=generator)
-    nothing, silent = dropped < DROP_ALL, dropped < DROP_ALL + DROP_NOTES
-    notes = data.notes[rows[:, None], places].long().masked_fill(silent[:, None], 0)
-    styles = data.styles[rows].masked_fill(nothing, len(model.style_names))
-    given = _given(size, frames, generator) & ~nothing[:, None]
-    return Batch(latents, torch.randn(latents.shape, generator=generator), _times(size, generator), given, notes, styles)
-
-
-def _given(size: int, frames: int, generator: torch.Generator) -> Tensor:
-    """Give some crops a part of themselves: all but a span of 30 to 100 % of the frames."""
-    share = 0.3 + 0.7 * torch.rand(size, 1, generator=generator)
-    first = torch.rand(size, 1, generator=generator) * (1 - share)
-    place = (torch.arange(frames) + 0.5) / frames
-    outside = (place < first) | (place >= first + share)
-    return outside & (torch.rand(size, 1, generator=generator) < GIVE)
-
-
-def _times(size: int, generator: torch.Generator) -> Tensor:
-    """Draw sigmoid(N(0, 1)), one from each of ``size`` equally likely ranges: less noise in the gradient, the same mean."""
-    u = (torch.arange(size) + torch.rand(size, generator=generator)) / size
-    return torch.sigmoid(torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)))
-
-
-def flow_loss(model: Generator, batch: Batch) -> Tensor:
-    """Return each crop's mean squared error of the velocity over the frames that are not given, ``[B]``."""
-    t = batch.t[:, None, None]
-    x = (1 - t) * batch.noise + t * batch.latents
-    cond = batch.latents * batch.given[..., None]
-    context = model.dit.context(cond, batch.notes, model.styles(batch.styles))
-    wanted = (~batch.given).float()
-    error = (model.dit(x, batch.t, context) - (batch.latents - batch.noise)).square().mean(dim=-1)
-    return (error * wanted).sum(dim=1) / wanted.sum(dim=1)
-
-
 def learning_rate(step: int, recipe: Recipe) -> float:
     """Warm up, stay, and fall linearly to zero."""
     left = (recipe.steps - step) / (COOL_DOWN * recipe.steps)
@@ -164,7 +100,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, config: DiTConfig) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.model = Generator(DiT(config), style_names())
+            self.model = Generator(DiT(config), style_names(), GUIDANCE)
         self.recipe = recipe
         self.ema = deepcopy(self.model).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), recipe.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
@@ -210,8 +146,8 @@ class Trainer:
         states = self.optimizer.state_dict()["state"].values()
         for (name, _), state in zip(self.model.named_parameters(), states, strict=True):
             tensors |= {f"{key}.{name}": value for key, value in state.items()}
-        recipe = json.dumps({"seed": self.recipe.seed, "minutes": self.recipe.minutes, "lr": self.recipe.lr})
-        content = save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata={"recipe": recipe})
+        metadata = {"recipe": json.dumps(self._origin())}
+        content = save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata=metadata)
         write_bytes(self.recipe.out / "training.safetensors", content)
         save_generator(self.ema, self.recipe.out)
 
@@ -220,6 +156,7 @@ class Trainer:
         path = self.recipe.out / "training.safetensors"
         if not path.exists():
             raise DataError(f"{path} does not exist, so there is nothing to resume; run without --resume")
+        self._check_recipe(path)
         tensors = load_file(path)
         for prefix, model in (("model", self.model), ("ema", self.ema)):
             model.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in model.state_dict()})
@@ -227,6 +164,16 @@ class Trainer:
         state = {i: {key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")} for i, name in enumerate(names)}
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
         return int(tensors[f"step.{names[0]}"])
+
+    def _origin(self) -> dict:
+        return {"seed": self.recipe.seed, "minutes": self.recipe.minutes, "lr": self.recipe.lr}
+
+    def _check_recipe(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            found = json.loads(file.metadata()["recipe"])
+        different = [f"{name} {found[name]}" for name, value in self._origin().items() if found[name] != value]
+        if different:
+            raise DataError(f"{path} is of a run with {', '.join(different)}; resume it with the same, or choose another --out")
 
 
 def train(recipe: Recipe, config: DiTConfig = ETUDE_FLOW) -> Generator:
@@ -265,10 +212,11 @@ def _log(path: Path, row: dict) -> None:
 
 
 def export(run: Path, out: Path) -> None:
-    """Copy the averaged model and the log of a run into a folder to ship."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "model.safetensors", "log.jsonl"):
-        shutil.copyfile(run / name, out / name)
+    """Write the averaged model of a run, with the guidance that suits it, and the run's log into a folder to ship."""
+    model = load_generator(run)
+    model.guidance = GUIDANCE
+    save_generator(model, out)
+    shutil.copyfile(run / "log.jsonl", out / "log.jsonl")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
