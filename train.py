@@ -28,9 +28,15 @@ from sae_audio.errors import ParameterError
 
 RECORDED = ("space", "tap", "sae", "d_sae", "k", "l1", "l1_on", "steps", "batch_size", "lr", "mode", "control_clips", "seed")
 """Options that decide the result; they go into the bundle's provenance."""
-NOT_KEPT = ("config", "resume", "debug", "device")
+NOT_KEPT = ("config", "resume", "debug", "device", "dtype", "trust_remote_code")
 """Options that belong to one run on one machine."""
-LICENCES = {"Apache-2.0": "apache-2.0", "CC BY-NC 4.0 (MusicGen)": "cc-by-nc-4.0"}
+LICENCES = {
+    "Apache-2.0": "apache-2.0",
+    "BSD-3-Clause": "bsd-3-clause",
+    "CC BY 4.0": "cc-by-4.0",
+    "CC BY-NC 4.0": "cc-by-nc-4.0",
+    "MIT": "mit",
+}
 """The Hub's names for the licences of the models' weights; a bundle passes on what it was made from."""
 PACKAGES = ("torch", "torchaudio", "numpy", "safetensors")
 
@@ -47,7 +53,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     data = parser.add_argument_group("data")
     data.add_argument("--space", default="etude-codec", help="latent space; `sae-audio spaces` lists them (default: etude-codec)")
     data.add_argument("--tap", help="which tensor of the model counts as its latents (default: the space's first)")
-    data.add_argument("--source", help="folder or Hub id of the model's checkpoint (default: the space's own)")
+    data.add_argument("--layer", type=int, help="short for --tap 'layer N' of an encoder (default: its middle layer)")
+    data.add_argument("--source", help="folder, file or Hub id of the model's checkpoint (default: the space's own)")
+    data.add_argument("--source-revision", metavar="R", help="branch, tag or commit of the model on the Hub")
+    data.add_argument("--trust-remote-code", action="store_true", help="run the Python code that comes with a model (MERT)")
     data.add_argument("--audio", nargs="+", metavar="DIR", help="folders or files of sound (default: synthesised music)")
     data.add_argument("--minutes", type=float, default=40.0, help="size of the synthesised corpus (default: 40)")
     data.add_argument("--corpus", default="additive", choices=("additive", "fluidr3", "both"), help="its synthesiser")
@@ -69,6 +78,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     fit.add_argument("--control-clips", type=int, default=8, help="held-out clips that controls are calibrated on (default: 8)")
     fit.add_argument("--seed", type=int, default=0, help="of corpus, split, SAE and probes (default: 0)")
     fit.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where models run")
+    fit.add_argument("--dtype", default="float32", help="of the model: float32; on an accelerator also bfloat16, float16")
 
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -142,13 +152,14 @@ def provenance(options: argparse.Namespace) -> dict:
     """Return what a reader needs to make the bundle again."""
     from sae_audio.latent_spaces import SPACES
 
+    licence = SPACES[options.space].licence.split(" (")[0] if options.space in SPACES else "other"
     synthesised = {"name": f"étude corpus ({options.corpus}), {options.minutes:g} min", "seed": options.seed}
     # Names of folders only: a published card should not tell where somebody keeps their music.
     own = {"name": ", ".join(Path(path).resolve().name for path in options.audio or []), "tracker": options.tracker}
     return {
         "options": {name: value for name, value in vars(options).items() if name in RECORDED},
         "data": own if options.audio else synthesised,
-        "license": LICENCES.get(SPACES[options.space].licence, "other"),
+        "license": LICENCES.get(licence, "other"),
         "git": git_commit(),
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
     }
@@ -179,7 +190,16 @@ def main(options: argparse.Namespace) -> None:
     leader = int(os.environ.get("RANK", 0)) == 0
     say = (lambda line: print(line, flush=True)) if leader else (lambda line: None)
     work = options.out.with_name(options.out.name + ".work")
-    space = load_latent_space(options.space, tap=options.tap, source=options.source, device=options.device)
+    space = load_latent_space(
+        options.space,
+        tap=options.tap,
+        layer=options.layer,
+        source=options.source,
+        revision=options.source_revision,
+        device=options.device,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
+    )
     l1 = {} if options.l1 is None else {"l1_coefficient": options.l1}
     l1 |= {} if options.l1_on is None else {"l1_on": options.l1_on}
     d_sae = options.d_sae or 16 * space.spec.d_in
@@ -189,7 +209,7 @@ def main(options: argparse.Namespace) -> None:
         mode=options.mode,
         control_clips=options.control_clips,
     )
-    say(f"1/5 latents of '{options.space}' into {work / 'latents'}")
+    say(f"1/5 latents of '{options.space}', {space.spec.tap}, into {work / 'latents'}")
     settings = None if options.audio else {"corpus": options.corpus, "minutes": options.minutes, "seed": options.seed}
     store = extract(
         space, sources(options), work / "latents", seed=options.seed, tracker=options.tracker, settings=settings, progress=leader

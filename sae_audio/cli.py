@@ -13,12 +13,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sae_audio.bundle_format import plain
 from sae_audio.errors import OutputError, ParameterError, SaeAudioError
 from sae_audio.files import write_bytes
 from sae_audio.sealed import to_json
+
+if TYPE_CHECKING:
+    from sae_audio.bundle import Bundle
+    from sae_audio.latent_spaces import LatentSpace
 
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "checkpoints" / "etude"
 FEATURES_SHOWN = 12
@@ -79,7 +83,14 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
-    bundled = argparse.ArgumentParser(add_help=False, parents=[common])
+    model = argparse.ArgumentParser(add_help=False, parents=[common])
+    model.add_argument("--source", help="folder, file or Hub id of the model's checkpoint (default: where the bundle says)")
+    model.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
+    model.add_argument("--dtype", default="float32", help="float32; on an accelerator also bfloat16, float16")
+    model.add_argument(
+        "--trust-remote-code", action="store_true", help="run the Python code that comes with a checkpoint such as MERT's"
+    )
+    bundled = argparse.ArgumentParser(add_help=False, parents=[model])
     bundled.add_argument(
         "--bundle", default=str(DEFAULT_BUNDLE), help="folder or Hub id of a bundle (default: the shipped étude)"
     )
@@ -112,7 +123,7 @@ def _parser() -> Parser:
     steer.add_argument("-o", "--output", metavar="OUT.wav", help="default: FILE with .steered.wav in place of its suffix")
     steer.set_defaults(run=_steer)
 
-    evaluate = commands.add_parser("eval", parents=[common], help="score a bundle on sound it was not trained on")
+    evaluate = commands.add_parser("eval", parents=[model], help="score a bundle on sound it was not trained on")
     evaluate.add_argument("bundle", metavar="BUNDLE", nargs="?", default=str(DEFAULT_BUNDLE), help="folder or Hub id")
     evaluate.add_argument("--revision", help="branch, tag or commit of a bundle on the Hub")
     evaluate.add_argument("--audio", metavar="PATH", nargs="+", help="sound files or folders (default: held-out étude clips)")
@@ -135,7 +146,7 @@ def _analyse(arguments: argparse.Namespace) -> None:
 
     sound = read(arguments.file, max_minutes=arguments.max_minutes)
     bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
-    view = analyse(bundle, sound)
+    view = analyse(bundle, sound, space=_space_of(bundle, arguments))
     summary = describe_view(bundle, view, FEATURES_SHOWN)
     if arguments.json != "-":
         print("\n".join(view_lines(arguments.file, bundle, view, summary)))
@@ -171,7 +182,9 @@ def _steer(arguments: argparse.Namespace) -> None:
     sound = read(arguments.file, max_minutes=arguments.max_minutes)
     output = Path(arguments.output) if arguments.output else Path(arguments.file).with_suffix(".steered.wav")
     bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
-    steered = steer(bundle, sound, moves, features=features, start=arguments.start, stop=arguments.stop, hold=arguments.hold)
+    space = _space_of(bundle, arguments)
+    span = {"start": arguments.start, "stop": arguments.stop}
+    steered = steer(bundle, sound, moves, features=features, hold=arguments.hold, space=space, **span)
     write(output, steered.sound.samples, steered.sound.sample_rate, bits=arguments.bits)
     summary = describe_change(steered)
     if arguments.json != "-":
@@ -189,12 +202,11 @@ def _eval(arguments: argparse.Namespace) -> None:
     from sae_audio.activations import audio_sources, clip_sources, extract
     from sae_audio.bundle import Bundle
     from sae_audio.etude.corpus import corpus
-    from sae_audio.pipeline import space_of
     from sae_audio.recipe import evaluate
     from sae_audio.report import metric_lines
 
     bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
-    space = space_of(bundle)
+    space = _space_of(bundle, arguments)
     if arguments.audio:
         sources = audio_sources(arguments.audio)
     else:
@@ -216,6 +228,18 @@ def _eval(arguments: argparse.Namespace) -> None:
         write_bytes(arguments.plot, png(isolation_matrix(held, metrics["control"]["spread"])))
 
 
+def _space_of(bundle: Bundle, arguments: argparse.Namespace) -> LatentSpace:
+    from sae_audio.pipeline import space_of
+
+    return space_of(
+        bundle,
+        source=arguments.source,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+
+
 def _spaces(arguments: argparse.Namespace) -> None:
     from sae_audio.latent_spaces import SPACES
     from sae_audio.report import table
@@ -225,19 +249,26 @@ def _spaces(arguments: argparse.Namespace) -> None:
         missing = [package for package in row.packages if find_spec(package) is None]
         needs = f"pip install {' '.join(missing)}" if missing else "ready" if row.shipped else f"downloads {row.source}"
         rate = row.sample_rate / row.hop_length
-        rows.append([name, row.sample_rate, row.channels, f"{rate:.4g}", row.d_in, ", ".join(row.taps), row.licence, needs])
+        taps = list(row.taps) or [f"layer {layer}" for layer in range(row.layers + 1)]
+        shown = ", ".join(row.taps) or f"layer 0-{row.layers}"
+        steers = "yes" if row.taps else "no"
+        rows.append([name, row.sample_rate, row.channels, f"{rate:.4g}", row.d_in, shown, steers, row.licence, needs])
         listed[name] = {
             "sample_rate": row.sample_rate,
             "channels": row.channels,
             "frame_rate": rate,
             "d_in": row.d_in,
-            "taps": list(row.taps),
+            "taps": taps,
+            "default_tap": row.default_tap,
+            "decodes": bool(row.taps),
             "licence": row.licence,
             "source": row.source,
             "missing_packages": missing,
         }
     if arguments.json != "-":
-        print("\n".join(table(["space", "Hz", "channels", "frames/s", "d_in", "taps", "licence of weights", "needs"], rows)))
+        header = ["space", "Hz", "channels", "frames/s", "d_in", "taps", "steers", "licence of weights", "needs"]
+        print("\n".join(table(header, rows)))
+        print("\nany other checkpoint of these classes: hf:user/model, for example --space hf:facebook/wav2vec2-large --layer 12")
     _write_json(arguments.json, listed)
 
 

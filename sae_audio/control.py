@@ -32,6 +32,8 @@ AXES = ("pitch", "loudness", "brightness")
 UNITS = {"pitch": "semitones", "loudness": "dB", "brightness": "octaves"}
 AUDIBLE_DB = -50.0
 """Frames quieter than this are left out when a change is measured: their pitch and centroid are noise."""
+BLOCK = 4096
+"""Frames whose activations exist at once during an edit: 20 minutes of them would not fit."""
 HIT_MARGIN = 0.02
 """Hit rate that a lower strength may give up."""
 
@@ -224,9 +226,19 @@ def edit(latents: Tensor, sae: SAE, *, acts: Tensor | None = None, direct: Tenso
     """
     out = latents
     if acts is not None:
-        active = sae.encode(latents)
-        out = out + ((active + acts).relu() - active) @ sae.directions()
+        acts = acts.expand(*latents.shape[:-1], -1)
+        moved = [_act_edit(*parts, sae) for parts in zip(latents.split(BLOCK, 1), acts.split(BLOCK, 1), strict=True)]
+        out = torch.cat(moved, dim=1)
     return out if direct is None else out + direct
+
+
+def _act_edit(latents: Tensor, acts: Tensor, sae: SAE) -> Tensor:
+    """Edit a block of frames item by item, so that activations exist for no more than ``BLOCK`` frames at a time."""
+    edited = []
+    for item, change in zip(latents, acts, strict=True):
+        active = sae.encode(item)
+        edited.append(item + ((active + change).relu() - active) @ sae.directions())
+    return torch.stack(edited)
 
 
 def apply(latents: Tensor, sae: SAE, changes: Sequence[tuple[ControlVector, Tensor]]) -> Tensor:

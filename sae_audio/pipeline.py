@@ -58,17 +58,43 @@ class Steered(NamedTuple):
     """[T] 1 on the frames that were to be edited, 0 elsewhere."""
 
 
-def space_of(bundle: Bundle, device: str = "cpu") -> LatentSpace:
-    """Load the latent space that a bundle was trained on; ``BundleError`` if its weights are not those of the training."""
+def space_of(
+    bundle: Bundle,
+    *,
+    source: str | os.PathLike | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+) -> LatentSpace:
+    """Load the latent space that a bundle was trained on.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Says which model, tap and revision.
+    source : str or path, optional
+        Folder, file or Hub repository of the model's checkpoint where it is no longer where the bundle was trained from.
+    device, dtype, trust_remote_code
+        As in ``load_latent_space``.
+
+    Raises
+    ------
+    LatentSpaceError
+        The checkpoint cannot be loaded.
+    BundleError
+        Its weights are not those that the bundle was trained on.
+    """
     spec = bundle.spec
     row = SPACES.get(spec.name)
     shipped = row is not None and row.shipped and spec.repo == f"checkpoints/{row.source}"
-    source = None if shipped else spec.repo
-    space = load_latent_space(spec.name, tap=spec.tap, source=source, revision=spec.revision, device=device)
+    where = {} if shipped else {"source": spec.repo, "revision": spec.revision}
+    if source is not None:
+        where = {"source": source}
+    space = load_latent_space(spec.name, tap=spec.tap, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **where)
     trained_on = bundle.provenance.get("signature")
     if trained_on is not None and not same_weights(trained_on, signature(space)):
         raise BundleError(
-            f"the bundle was trained on other weights of '{spec.name}' than {spec.repo} holds; "
+            f"the bundle was trained on other weights of '{spec.name}' than {space.spec.repo} holds; "
             "train it again, or get the weights and the bundle of one version"
         )
     return space

@@ -53,6 +53,8 @@ LOUDNESS_DOSES = (-30, -18, -9, 9, 18, 30)
 """Strengths tried when loudness is calibrated, in nominal dB."""
 BRIGHTNESS_DOSES = (-4, -2.5, -1.25, 1.25, 2.5, 4)
 """Strengths tried when brightness is calibrated, in nominal octaves."""
+EFFECT_FRAMES = 500_000
+"""Frames that directions are estimated on, at most: hours of sound for a few hundred unknowns, in half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def uncalibrated_controls(sae: SAE, properties: dict[str, Property], train: Fram
     via : str
         ``acts`` or ``latents``.
     """
+    train = sample(train, EFFECT_FRAMES)
     inputs = acts_matrix(sae, train.latents) if via == "acts" else train.latents
     decoder = sae.directions().detach() if via == "acts" else torch.eye(train.latents.shape[1])
     pitch = properties.get("pitch")

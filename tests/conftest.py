@@ -1,0 +1,84 @@
+"""The loopback Hub that all tests talk to: no test reaches the network.
+
+``huggingface_hub`` freezes HF_ENDPOINT, HF_HOME and friends into module constants when it is imported, and so do the
+libraries built on it.  So the server starts, and the environment is set, in ``pytest_configure``: before pytest
+collects, hence imports, any test module.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+
+_HUB = pytest.StashKey[HubServer]()
+_HOME = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "huggingface_hub" in sys.modules:
+        raise pytest.UsageError("huggingface_hub was imported before HF_ENDPOINT could be set")
+    home = Path(tempfile.mkdtemp(prefix="hf-home-"))
+    hub = HubServer().start()
+    os.environ.update(hub.env(home=home))
+    config.stash[_HUB], config.stash[_HOME] = hub, home
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_HUB].stop()
+    shutil.rmtree(config.stash[_HOME], ignore_errors=True)
+
+
+@pytest.fixture
+def hub(request: pytest.FixtureRequest) -> Iterator[HubServer]:
+    """The server, with no faults pending and an empty request log."""
+    server = request.config.stash[_HUB]
+    server.reset()
+    yield server
+    server.reset()
+
+
+@pytest.fixture
+def repo_id(request: pytest.FixtureRequest) -> str:
+    """A repository name no other test uses (it is not created)."""
+    slug = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
+    return f"alice/{slug}-{os.urandom(3).hex()}"
+
+
+@pytest.fixture
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Make huggingface_hub's retries immediate; returns the list of the waits it asked for."""
+    from huggingface_hub import file_download
+    from huggingface_hub.utils import _http
+
+    waits: list[float] = []
+    clock = types.SimpleNamespace(**{k: v for k, v in vars(time).items() if not k.startswith("_")})
+    clock.sleep = waits.append
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", clock)
+    return waits
+
+
+@pytest.fixture(params=["xet", "lfs"])
+def transfer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test over both storage protocols."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", request.param == "lfs")
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", str(int(request.param == "lfs")))  # for subprocesses
+    return request.param
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """An empty download cache: pass as ``cache_dir``."""
+    return tmp_path / "cache"
