@@ -55,7 +55,7 @@ class CodecConfig:
     """Compression of the shape of a spectrum, in (0, 1]."""
     floor: float = 3e-5
     """Added to the norm of a spectrum (full-scale sine = 1.22): fades the shape of anything below -90 dBFS."""
-    phase_iterations: int = 8
+    phase_iterations: int = 14
     """Griffin-Lim iterations."""
     phase_momentum: float = 0.99
     """Griffin-Lim momentum, in [0, 1)."""
