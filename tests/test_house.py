@@ -23,7 +23,7 @@ LAYERS = {
     **dict.fromkeys(["evaluation", "pipeline", "recipe", "report", "cli", "__main__", "__init__"], 4),
 }
 # Of latent_spaces: everything else there is an adapter.
-SHARED = ("base", "loading", "seanet", "signature", "table", "windows", "__init__")
+SHARED = ("base", "blocks", "loading", "mert", "seanet", "signature", "table", "windows", "wavtokenizer_decoder", "__init__")
 HEAVY = ["gradio", "transformers", "diffusers", "matplotlib", "librosa", "encodec", "huggingface_hub"]
 
 

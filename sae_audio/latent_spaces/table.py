@@ -164,7 +164,7 @@ SPACES: dict[str, SpaceRow] = {
         d_in=512,
     ),
     "hubert-base": _encoder("facebook/hubert-base-ls960", "Apache-2.0"),
-    "wavlm-base-plus": _encoder("microsoft/wavlm-base-plus", "CC BY-SA 3.0 (code); weights not stated on the card"),
+    "wavlm-base-plus": _encoder("microsoft/wavlm-base-plus", "MIT by its authors; not stated on the card"),
     "wav2vec2-base": _encoder("facebook/wav2vec2-base", "Apache-2.0"),
     "mert-v1-95m": _mert("95M", 12, 768),
     "mert-v1-330m": _mert("330M", 24, 1024),
