@@ -114,8 +114,8 @@ def test_ast_is_the_mean_over_the_patches_of_each_time_step(folder, frames):
 
 
 @every
-@pytest.mark.parametrize("layer", range(4))
-def test_one_layer_is_that_of_the_whole_model(folder, layer):
+@pytest.mark.parametrize("layer", [0, 2, 3])
+def test_one_layer_is_that_of_the_whole_model_and_no_later_block_runs(folder, layer):
     space = load(folder, layer)
     audio = noise(1, 1, 20 * space.spec.hop_length)
     ran = []
@@ -245,9 +245,9 @@ def changed(folder, tmp_path, change, suffix=".bin"):
     return copy
 
 
-@every
-@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
-def test_both_weight_formats_load_equal(folder, tmp_path, suffix):
+@of("hubert-base", "wav2vec2-base", "mert-v1-95m", "whisper", "ast")
+def test_both_weight_formats_load_equal(folder, tmp_path):
+    suffix = ".safetensors" if (folder / "pytorch_model.bin").exists() else ".bin"
     space, copy = load(folder), load(changed(folder, tmp_path, lambda tensors: None, suffix))
     audio = noise(1, 1, 10 * space.spec.hop_length)
     assert torch.equal(space.encode(audio), copy.encode(audio))
