@@ -180,13 +180,19 @@ def _find(name: str, row: SpaceRow, source: str | Path | None, revision: str | N
         if revision is not None:
             raise LatentSpaceError(f"revision '{revision}' was asked of {wanted}; only Hub repositories have revisions")
         path = path.absolute()  # what is trained on it is to find it again from any working directory
-        return path, str(path), None
+        return _weights_in(row, path), str(path), None
     if isinstance(source, Path) or wanted.count("/") != 1 or wanted[0] in "./~":
         raise LatentSpaceError(
             f"'{name}' is to be loaded from {wanted}, which is not a folder or file; pass one, or a Hub repository"
         )
     folder = _download(name, row, wanted, revision or (row.revision if source is None else None))
-    return folder, wanted, folder.name
+    return _weights_in(row, folder), wanted, folder.name
+
+
+def _weights_in(row: SpaceRow, folder: Path) -> Path:
+    """Return the file of a checkpoint that is nothing but it: one folder may hold several such spaces. Else the folder."""
+    named = [] if row.files else [folder / weights for weights in row.weights]
+    return next((file for file in named if file.is_file()), folder)
 
 
 def _download(name: str, row: SpaceRow, repo: str, revision: str | None) -> Path:
