@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import tiny_dac_mimi
 import tiny_encodec
 import tiny_wavtokenizer
 import torch
@@ -27,7 +28,7 @@ def tiny_etude(folder: Path, name: str = "etude-codec") -> Path:
     return folder
 
 
-FAMILIES = (tiny_encodec, tiny_wavtokenizer)
+FAMILIES = (tiny_encodec, tiny_dac_mimi, tiny_wavtokenizer)
 BUILDERS = {"etude-codec": tiny_etude} | {name: build for family in FAMILIES for name, build in family.BUILDERS.items()}
 """How to build a tiny model of each latent space."""
 TAPS = {"etude-codec": ("mean",)} | {name: taps for family in FAMILIES for name, taps in family.TAPS.items()}
