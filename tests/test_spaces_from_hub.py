@@ -1,0 +1,93 @@
+"""Every latent space from a Hub repository in the public layout, through the loopback Hub and an unmodified client."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import BUILDERS, TAPS, noise
+
+from sae_audio.errors import LatentSpaceError, ParameterError
+from sae_audio.latent_spaces import SPACES, load_latent_space
+from sae_audio.latent_spaces.table import CODEC_TYPES, ENCODER_TYPES
+
+SUPPORTED = {module for module, _ in (CODEC_TYPES | ENCODER_TYPES).values()}
+PUBLISHED = [name for name in BUILDERS if not SPACES[name].shipped]
+GENERIC = {SPACES[name].module: name for name in PUBLISHED if SPACES[name].module in SUPPORTED}
+
+
+@pytest.fixture
+def published(request, hub, tmp_path):
+    """Seed a tiny model under its public name; returns (name, folder, commit)."""
+    folder = BUILDERS[request.param](tmp_path / "model", request.param)
+    return request.param, folder, hub.seed(SPACES[request.param].source, folder)
+
+
+@pytest.mark.parametrize("published", PUBLISHED, indirect=True)
+def test_the_public_layout_loads_by_name(published):
+    name, folder, commit = published
+    tap = TAPS[name][-1]
+    space = load_latent_space(name, tap=tap, revision=commit)
+    assert (space.spec.repo, space.spec.revision, space.spec.tap) == (SPACES[name].source, commit, tap)
+    audio = noise(1, space.spec.channels, 7 * space.spec.hop_length)
+    assert torch.equal(space.encode(audio), load_latent_space(name, tap=tap, source=folder).encode(audio))
+
+
+@pytest.mark.parametrize("published", ["encodec-24khz"], indirect=True)
+def test_only_what_is_needed_is_fetched(published, hub):
+    name, *_ = published
+    hub.seed(SPACES[name].source, {"pytorch_model.bin": b"x" * 100, "notes.txt": b"long"})
+    hub.reset()
+    load_latent_space(name, revision="main")
+    fetched = {call["path"].rsplit("/", 1)[1] for call in hub.calls("*", "/resolve/")}
+    assert fetched == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("published", ["encodec-24khz"], indirect=True)
+def test_a_cached_model_needs_no_network(published, monkeypatch):
+    name, _, commit = published
+    audio = noise(1, 1, 4000)
+    latents = load_latent_space(name, revision=commit).encode(audio)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert torch.equal(load_latent_space(name, revision=commit).encode(audio), latents)
+
+
+@pytest.mark.parametrize("name", GENERIC.values())
+def test_a_checkpoint_without_a_row_loads_by_its_class(name, hub, repo_id, tmp_path):
+    folder = BUILDERS[name](tmp_path / "model", name)
+    commit = hub.seed(repo_id, folder)
+    space = load_latent_space(f"hf:{repo_id}", tap=TAPS[name][-1])
+    assert (space.spec.name, space.spec.repo, space.spec.revision) == (f"hf:{repo_id}", repo_id, commit)
+    audio = noise(1, space.spec.channels, 7 * space.spec.hop_length)
+    assert torch.equal(space.encode(audio), load_latent_space(name, tap=TAPS[name][-1], source=folder).encode(audio))
+
+
+def test_a_class_that_is_not_supported_is_named(hub, repo_id):
+    hub.seed(repo_id, {"config.json": b'{"model_type": "bert"}'})
+    with pytest.raises(LatentSpaceError, match=r"holds a model of type 'bert'.*wavlm"):
+        load_latent_space(f"hf:{repo_id}")
+
+
+def test_a_repository_without_weights_is_named(hub, repo_id):
+    hub.seed(repo_id, {"config.json": b'{"model_type": "encodec"}'})
+    with pytest.raises(LatentSpaceError, match=r"has no model.safetensors or pytorch_model.bin"):
+        load_latent_space(f"hf:{repo_id}")
+
+
+def test_a_repository_that_does_not_exist_is_named(hub):
+    with pytest.raises(LatentSpaceError, match=r"could not be fetched from Hub repository 'alice/nothing'"):
+        load_latent_space("encodec-24khz", source="alice/nothing")
+
+
+def test_code_from_a_repository_runs_only_at_a_commit_that_was_read(hub, repo_id, tmp_path):
+    commit = hub.seed(repo_id, shutil.copytree(BUILDERS["mert-v1-95m"](tmp_path / "m", "mert-v1-95m"), tmp_path / "copy"))
+    with pytest.raises(ParameterError, match=f"revision='{commit}'"):
+        load_latent_space("mert-v1-95m", source=repo_id, trust_remote_code=True)
+    with pytest.raises(ParameterError, match="never runs code"):
+        load_latent_space("encodec-24khz", source=str(Path(tmp_path / "m")), trust_remote_code=True)
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:user", "hf:a/b/c", "HF:user/model"])
+def test_a_malformed_repository_name_is_unknown(name):
+    with pytest.raises(LatentSpaceError, match="is unknown"):
+        load_latent_space(name)
