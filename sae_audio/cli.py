@@ -1,4 +1,4 @@
-"""The command line: ``sae-audio analyse | steer | eval | spaces`` (also ``python -m sae_audio``).
+"""The command line: ``sae-audio analyse | steer | eval | spaces | convert`` (also ``python -m sae_audio``).
 
 Exit codes: 0 done, 2 something a user can fix (one line on stderr), 1 our fault (traceback with ``--debug``), 130 interrupted.
 """
@@ -135,6 +135,12 @@ def _parser() -> Parser:
     spaces = commands.add_parser("spaces", parents=[common], help="list the latent spaces and what they need")
     spaces.add_argument("--json", metavar="OUT", help="write the list as JSON; - for standard output")
     spaces.set_defaults(run=_spaces)
+
+    convert = commands.add_parser("convert", parents=[common], help="write an Oobleck VAE of any layout as a diffusers folder")
+    convert.add_argument("source", metavar="SOURCE", help="vae_model.pt, model.safetensors or model.ckpt, or a folder with one")
+    convert.add_argument("output", metavar="OUT", help="folder for config.json and the weights as safetensors")
+    convert.add_argument("--space", choices=("stable-audio-vae", "diffrhythm-vae"), required=True, help="what the VAE is")
+    convert.set_defaults(run=_convert)
     return parser
 
 
@@ -270,6 +276,15 @@ def _spaces(arguments: argparse.Namespace) -> None:
         print("\n".join(table(header, rows)))
         print("\nany other checkpoint of these classes: hf:user/model, for example --space hf:facebook/wav2vec2-large --layer 12")
     _write_json(arguments.json, listed)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from sae_audio.latent_spaces import load_latent_space
+    from sae_audio.latent_spaces.oobleck import convert
+
+    load_latent_space(arguments.space, source=Path(arguments.source))  # refuses what belongs to another space
+    for written in convert(arguments.source, arguments.output):
+        print(f"wrote {written}")
 
 
 def _feature(text: str) -> tuple[int, float]:

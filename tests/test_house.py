@@ -23,7 +23,21 @@ LAYERS = {
     **dict.fromkeys(["evaluation", "pipeline", "recipe", "report", "cli", "__main__", "__init__"], 4),
 }
 # Of latent_spaces: everything else there is an adapter.
-SHARED = ("base", "blocks", "loading", "mert", "seanet", "signature", "table", "windows", "wavtokenizer_decoder", "__init__")
+SHARED = (
+    "base",
+    "blocks",
+    "loading",
+    "oobleck_archive",
+    "oobleck_names",
+    "oobleck_weights",
+    "mert",
+    "seanet",
+    "signature",
+    "table",
+    "windows",
+    "wavtokenizer_decoder",
+    "__init__",
+)
 HEAVY = ["gradio", "transformers", "diffusers", "matplotlib", "librosa", "encodec", "huggingface_hub"]
 
 

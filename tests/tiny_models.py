@@ -11,6 +11,7 @@ from pathlib import Path
 import tiny_dac_mimi
 import tiny_encodec
 import tiny_encoders
+import tiny_oobleck
 import tiny_wavtokenizer
 import torch
 
@@ -29,7 +30,7 @@ def tiny_etude(folder: Path, name: str = "etude-codec") -> Path:
     return folder
 
 
-FAMILIES = (tiny_encodec, tiny_dac_mimi, tiny_encoders, tiny_wavtokenizer)
+FAMILIES = (tiny_encodec, tiny_dac_mimi, tiny_encoders, tiny_oobleck, tiny_wavtokenizer)
 BUILDERS = {"etude-codec": tiny_etude} | {name: build for family in FAMILIES for name, build in family.BUILDERS.items()}
 """How to build a tiny model of each latent space."""
 TAPS = {"etude-codec": ("mean",)} | {name: taps for family in FAMILIES for name, taps in family.TAPS.items()}
