@@ -466,7 +466,8 @@ class HubServer:
 
         ``path`` is a regular expression searched in ``path?query``.  ``delay`` waits (before anything else),
         ``status`` answers that instead of doing what was asked, ``drop`` closes the connection without doing it,
-        ``lose`` does it and closes the connection without saying so, ``truncate`` announces the whole body and sends that many bytes of it, ``corrupt`` flips one byte of it.
+        ``lose`` does it and closes the connection without saying so, ``truncate`` announces the whole body and sends that many
+        bytes of it, ``corrupt`` flips one byte of it.
         With none of these the request is served as usual and only counted, in ``Fault.seen``.
         """
         fault = Fault(
