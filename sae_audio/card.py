@@ -217,7 +217,7 @@ def _control(trials: Sequence[Mapping]) -> str:
                 f"{trial['property']} {trial['asked']:+g} {UNITS[trial['property']]}",
                 READERS.get(trial["via"], trial["via"]),
                 "closed" if trial.get("held") else "open",
-                f"{trial['reached']:+.3g}",
+                None if trial["reached"] is None else f"{trial['reached']:+.3g}",
                 trial["error"],
                 None if hits is None else f"{hits:.0%}",
                 *(None if value is None else f"{value:+.2f}" for value in (pitch, loudness, brightness)),
