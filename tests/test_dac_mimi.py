@@ -343,3 +343,10 @@ def test_a_foreign_configuration_is_refused(tmp_path):
     rewrite(sixteen, model_type="snac")
     with pytest.raises(LatentSpaceError, match="holds a model of type 'snac'; as hf: spaces load the types"):
         load(sixteen)
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_half_a_mimi_is_refused(half, tmp_path):
+    tiny_mimi(tmp_path, **{f"{half}_config": None})
+    with pytest.raises(LatentSpaceError, match="one half of a Mimi alone"):
+        load(tmp_path)

@@ -88,8 +88,8 @@ def _quantise(model: nn.Module) -> None:
 def rewrite(folder: Path, **entries) -> None:
     """Write entries into config.json, as the public one has them; None takes one out."""
     path = folder / "config.json"
-    config = json.loads(path.read_text()) | entries
-    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    kept = {key: value for key, value in json.loads(path.read_text()).items() if key not in entries}
+    path.write_text(json.dumps(kept | {key: value for key, value in entries.items() if value is not None}))
 
 
 BUILDERS = dict.fromkeys(DAC, tiny_dac) | {"mimi": tiny_mimi}

@@ -1,8 +1,8 @@
 """Mimi (Défossez et al., arXiv 2410.00037) through transformers: 24 kHz mono at 12.5 frames per second.
 
-Taps: ``encoder``, what the quantiser takes, and ``quantized``, what it gives from all codebooks. Both live in the space that the
-decoder reads, so ``decode`` takes either as it is: edited ``quantized`` latents are *not* snapped back to codewords, since that
-would undo small edits.
+Taps: ``encoder``, what goes to the quantiser, and ``quantized``, its output from all codebooks (32 in the public checkpoint).
+Both live in the space that the decoder reads, so ``decode`` takes either as it is: edited ``quantized`` latents are *not* snapped
+back to codewords, since that would undo small edits.
 
 The model is causal. Frame i has heard the samples before ``(i + 1) * 1920`` and nothing after, and is heard in the samples from
 ``i * 1920`` on: it is the first frame to know of its own 80 ms and the first to be heard in them, so frames, audio in and audio
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.base import Codec
 from sae_audio.latent_spaces.loading import check_keys, pretrained, read_tensors, weight_file
 from sae_audio.latent_spaces.windows import exact, frames_at_once
@@ -67,12 +68,14 @@ class Mimi(Codec):
     def load(cls, folder: str | Path, device: str = "cpu", tap: str = "encoder") -> Mimi:
         """Load a folder with ``config.json`` and ``model.safetensors`` in the layout of ``kyutai/mimi``.
 
-        A missing, unexpected or misshapen tensor raises ``LatentSpaceError``.
+        A missing, unexpected or misshapen tensor raises ``LatentSpaceError``, and so does a checkpoint of one half alone.
         """
         from transformers import MimiModel
 
         model = pretrained(MimiModel, folder)
         _check_names(model, weight_file(folder))
+        if model.encoder is None or model.decoder is None:
+            raise LatentSpaceError(f"{folder} holds one half of a Mimi alone; load a checkpoint with encoder and decoder")
         return cls(model.to(device), tap, str(folder))
 
     def _encode(self, audio: Tensor) -> Tensor:
