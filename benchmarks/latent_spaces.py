@@ -43,10 +43,10 @@ class Case(NamedTuple):
     """A latent space and the calls of its bare model."""
 
     space: LatentSpace
-    encode: Callable[[Tensor], object]
-    """[B, channels, N] -> whatever the model gives."""
+    encode: Callable[[Tensor], object] | None = None
+    """[B, channels, N] -> whatever the model gives; None where the model is ours."""
     decode: Callable[[Tensor], object] | None = None
-    """Latents [B, T, d_in] -> audio; None for an encoder."""
+    """Latents [B, T, d_in] -> audio; None where nothing compares."""
 
 
 def encodec(name: str) -> Case:
@@ -201,8 +201,7 @@ def etude(name: str) -> Case:
     """The étude codec, which is ours: there is no bare model."""
     from sae_audio.latent_spaces import load_latent_space
 
-    space = load_latent_space("etude-codec")
-    return Case(space, space.encode, space.decode)
+    return Case(load_latent_space("etude-codec"))
 
 
 CASES = {
@@ -250,7 +249,7 @@ def measure(name: str, seconds: float, repeats: int) -> dict:
     seconds = audio.shape[-1] / spec.sample_rate
     model = sum(p.numel() * p.element_size() for p in case.space.model.parameters()) / 2**20
     result = {"name": name, "seconds": seconds, "model_mib": model}
-    pairs = {"encode": (lambda: case.space.encode(audio), lambda: case.encode(audio))}
+    pairs = {"encode": (lambda: case.space.encode(audio), case.encode and (lambda: case.encode(audio)))}
     if isinstance(case.space, Codec):
         bare = case.decode and (lambda: case.decode(latents))
         pairs["decode"] = (lambda: case.space.decode(latents, like=audio), bare)
@@ -269,14 +268,20 @@ def measure(name: str, seconds: float, repeats: int) -> dict:
     return result
 
 
+def percent(share: float) -> str:
+    """Return a share as text; nothing where it is not known."""
+    return "" if math.isnan(share) else f"{100 * share:+.1f} %"
+
+
 def row(result: dict) -> str:
     """Return one line of the table."""
     cells = []
     for way in ("encode", "decode"):
         found = result.get(way)
-        cells += [f"{found['x_realtime']:.1f} x", f"{100 * found['overhead']:+.1f} %"] if found else ["", ""]
+        cells += [f"{found['x_realtime']:.1f} x", percent(found["overhead"])] if found else ["", ""]
     ways = [result[way] for way in ("encode", "decode") if way in result]
-    cells += [f"{max(w['mib'] for w in ways):.0f}", f"{max(w['bare_mib'] for w in ways):.0f}", f"{result['model_mib']:.0f}"]
+    bare = max((w["bare_mib"] for w in ways if w["bare_mib"] == w["bare_mib"]), default=math.nan)
+    cells += [f"{max(w['mib'] for w in ways):.0f}", "" if math.isnan(bare) else f"{bare:.0f}", f"{result['model_mib']:.0f}"]
     return f"| {result['name']} | " + " | ".join(cells) + " |"
 
 
