@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "checkpoints" / "etude-flow", help="folder of the generator")
     parser.add_argument("--codec", type=Path, default=ROOT / "checkpoints" / "etude-codec", help="folder of the codec")
     parser.add_argument("--clips", type=int, default=96, help="clips of 5 s per line of the table")
-    parser.add_argument("--guidance", type=float, nargs="+", default=[4.0], help="strengths of guidance to compare")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[0.5], help="strengths of guidance to compare")
     parser.add_argument("--steps", type=int, default=32, help="points in time")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU cores to use")
     parser.add_argument("--json", type=Path, help="also write the figures here")
