@@ -49,3 +49,14 @@ def test_training_options_exist():
 
     for line in re.findall(r"^    (?:python|accelerate launch) train\.py (.+?)(?:  +#.*)?$", README, re.MULTILINE):
         train.parse(shlex.split(line))
+
+
+def test_the_table_of_spaces_is_that_of_the_code():
+    from sae_audio.latent_spaces import SPACES
+
+    rows = dict(re.findall(r"^\| `([\w.-]+)` \| (\d+ \| \d \| [\d.]+ \| \d+ \| [^|]+ \| [^|]+) \|", README, re.MULTILINE))
+    for name, row in SPACES.items():
+        taps = ", ".join(row.taps) or f"layer 0-{row.layers}"
+        rate = f"{row.sample_rate / row.hop_length:.4g}"
+        assert rows.pop(name) == f"{row.sample_rate} | {row.channels} | {rate} | {row.d_in} | {taps} | {row.licence}"
+    assert not rows
