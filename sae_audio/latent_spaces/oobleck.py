@@ -110,11 +110,11 @@ class OobleckArchive(Oobleck):
     def __init__(self, archive: torch.jit.ScriptModule, device: str, tap: str = "mean", repo: str = "") -> None:
         self.model = archive
         self.device = torch.device(device)
-        sound = sweep(2).to(device)
         try:
-            moments = archive.encode_export(sound)
-            d_in = moments.shape[1] // 2
-            hop = archive.decode_export(moments[:, :d_in]).shape[-1] // moments.shape[-1]
+            with torch.inference_mode():
+                moments = archive.encode_export(sweep(2).to(device))
+                d_in = moments.shape[1] // 2
+                hop = archive.decode_export(moments[:, :d_in]).shape[-1] // moments.shape[-1]
         except Exception as error:  # whatever the archive's own code raises
             raise LatentSpaceError(f"{repo} does not run on stereo [1, 2, {PROBE}]: {first_line(error)}") from None
         self.spec = _spec(repo, tap, sample_rate=ASSUMED_RATE, channels=2, hop_length=hop, d_in=d_in)
