@@ -91,3 +91,14 @@ def test_code_from_a_repository_runs_only_at_a_commit_that_was_read(hub, repo_id
 def test_a_malformed_repository_name_is_unknown(name):
     with pytest.raises(LatentSpaceError, match="is unknown"):
         load_latent_space(name)
+
+
+@pytest.mark.parametrize("published", ["encodec-24khz"], indirect=True)
+def test_a_folder_named_like_the_repository_does_not_stand_in_for_it(published, tmp_path, monkeypatch):
+    name, _, commit = published
+    (tmp_path / SPACES[name].source).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert load_latent_space(name, revision="main").spec.revision == commit
+    assert load_latent_space(name, source=SPACES[name].source, revision=commit).spec.revision == commit
+    with pytest.raises(LatentSpaceError, match=r"has no config.json"):
+        load_latent_space(name, source=SPACES[name].source)

@@ -175,18 +175,23 @@ def _find(name: str, row: SpaceRow, source: str | Path | None, revision: str | N
             )
         return folder, f"checkpoints/{row.source}", None
     wanted = str(row.source if source is None else source)
-    path = Path(wanted).expanduser()
-    if path.exists():
+    path, repository = Path(wanted).expanduser(), _is_repository(source, wanted)
+    # A folder may be called like a repository; the space's own is never one, nor is anything with a revision.
+    if source is not None and path.exists() and not (repository and revision is not None):
         if revision is not None:
             raise LatentSpaceError(f"revision '{revision}' was asked of {wanted}; only Hub repositories have revisions")
         path = path.absolute()  # what is trained on it is to find it again from any working directory
         return _weights_in(row, path), str(path), None
-    if isinstance(source, Path) or wanted.count("/") != 1 or wanted[0] in "./~":
+    if not repository:
         raise LatentSpaceError(
             f"'{name}' is to be loaded from {wanted}, which is not a folder or file; pass one, or a Hub repository"
         )
     folder = _download(name, row, wanted, revision or (row.revision if source is None else None))
     return _weights_in(row, folder), wanted, folder.name
+
+
+def _is_repository(source: str | Path | None, wanted: str) -> bool:
+    return not isinstance(source, Path) and wanted.count("/") == 1 and wanted[0] not in "./~"
 
 
 def _weights_in(row: SpaceRow, folder: Path) -> Path:
