@@ -15,10 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from sae_audio.bundle_format import plain
+from sae_audio.cli_generate import add_commands
+from sae_audio.cli_output import write_json
 from sae_audio.errors import OutputError, ParameterError, SaeAudioError
 from sae_audio.files import write_bytes
-from sae_audio.sealed import to_json
 
 if TYPE_CHECKING:
     from sae_audio.bundle import Bundle
@@ -123,6 +123,8 @@ def _parser() -> Parser:
     steer.add_argument("-o", "--output", metavar="OUT.wav", help="default: FILE with .steered.wav in place of its suffix")
     steer.set_defaults(run=_steer)
 
+    add_commands(commands, model, str(DEFAULT_BUNDLE))
+
     evaluate = commands.add_parser("eval", parents=[model], help="score a bundle on sound it was not trained on")
     evaluate.add_argument("bundle", metavar="BUNDLE", nargs="?", default=str(DEFAULT_BUNDLE), help="folder or Hub id")
     evaluate.add_argument("--revision", help="branch, tag or commit of a bundle on the Hub")
@@ -158,7 +160,7 @@ def _analyse(arguments: argparse.Namespace) -> None:
         print("\n".join(view_lines(arguments.file, bundle, view, summary)))
         other = "" if arguments.bundle == str(DEFAULT_BUNDLE) else f" --bundle {arguments.bundle}"
         print(f"\nnext: python -m sae_audio steer {arguments.file} --pitch +5 --loudness -6 --brightness +0.5{other}")
-    _write_json(arguments.json, summary)
+    write_json(arguments.json, summary)
     if arguments.probes:
         from sae_audio.plots import png, posteriors
 
@@ -195,7 +197,7 @@ def _steer(arguments: argparse.Namespace) -> None:
     summary = describe_change(steered)
     if arguments.json != "-":
         print("\n".join([*change_lines(summary), f"wrote {output}"]))
-    _write_json(arguments.json, {**summary, "output": str(output)})
+    write_json(arguments.json, {**summary, "output": str(output)})
     if arguments.plot:
         from sae_audio.descriptors import Descriptors
         from sae_audio.plots import before_after, png
@@ -224,7 +226,7 @@ def _eval(arguments: argparse.Namespace) -> None:
         metrics = evaluate(bundle, space, store)
     if arguments.json != "-":
         print("\n".join(metric_lines(metrics)))
-    _write_json(arguments.json, metrics)
+    write_json(arguments.json, metrics)
     if arguments.plot:
         from sae_audio.plots import isolation_matrix, png, shown_trials
 
@@ -275,7 +277,7 @@ def _spaces(arguments: argparse.Namespace) -> None:
         header = ["space", "Hz", "channels", "frames/s", "d_in", "taps", "steers", "licence of weights", "needs"]
         print("\n".join(table(header, rows)))
         print("\nany other checkpoint of these classes: hf:user/model, for example --space hf:facebook/wav2vec2-large --layer 12")
-    _write_json(arguments.json, listed)
+    write_json(arguments.json, listed)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -293,13 +295,3 @@ def _feature(text: str) -> tuple[int, float]:
         return int(index), float(strength)
     except ValueError:
         raise ParameterError(f"--feature takes NUMBER=STRENGTH such as 42=1.5, got '{text}'") from None
-
-
-def _write_json(target: str | None, values: dict) -> None:
-    if target is None:
-        return
-    text = to_json(plain(values)).decode()
-    if target == "-":
-        print(text, end="")
-        return
-    write_bytes(target, text.encode())

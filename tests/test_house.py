@@ -16,11 +16,25 @@ LAYERS = {
     "errors": 0,
     "files": 0,
     **dict.fromkeys(
-        ["sae", "metrics", "descriptors", "properties", "probes", "control", "calibration", "atlas", "naming", "tally"], 1
+        [
+            "sae",
+            "metrics",
+            "descriptors",
+            "properties",
+            "probes",
+            "control",
+            "calibration",
+            "atlas",
+            "naming",
+            "tally",
+            "denoising",
+        ],
+        1,
     ),
     **dict.fromkeys(["audio", "latent_spaces", "etude", "diffrhythm", "activations", "training"], 2),
-    **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "plots"], 3),
+    **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "plots", "traces"], 3),
     **dict.fromkeys(["evaluation", "pipeline", "recipe", "report", "cli", "__main__", "__init__"], 4),
+    **dict.fromkeys(["generators", "generation", "recording", "steering", "cli_generate", "cli_output"], 4),
 }
 # Of latent_spaces: everything else there is an adapter.
 SHARED = (

@@ -1,0 +1,257 @@
+"""The commands ``sae-audio generate`` and ``sae-audio trace``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from tqdm import tqdm
+
+from sae_audio.cli_output import write_json
+from sae_audio.errors import OutputError, ParameterError
+from sae_audio.files import write_bytes
+
+if TYPE_CHECKING:
+    from sae_audio.bundle import Bundle
+    from sae_audio.generation import Point, Request, Song
+    from sae_audio.generators import Model
+    from sae_audio.latent_spaces import Codec
+
+LISTENED = 8
+"""Points that ``trace`` decodes unless told, besides the result."""
+
+
+def add_commands(commands: argparse._SubParsersAction, common: argparse.ArgumentParser, bundle: str) -> None:
+    """Add both commands to the command line.
+
+    Parameters
+    ----------
+    commands : subparsers
+        Of ``sae-audio``.
+    common : ArgumentParser
+        Options of every command that runs a model: --debug, --source, --device, --dtype, --trust-remote-code.
+    bundle : str
+        Default of --bundle.
+    """
+    asked = argparse.ArgumentParser(add_help=False, parents=[common])
+    asked.add_argument("--model", default="etude-flow", metavar="M", help="shipped étude-flow (default), a folder, or a Hub id")
+    asked.add_argument("--model-revision", metavar="R", help="branch, tag or commit of a model on the Hub")
+    asked.add_argument("--style", metavar="S", help="learnt name (--styles lists them), .npy vector, words or a clip")
+    asked.add_argument("--styles", action="store_true", help="list the model's styles and stop")
+    asked.add_argument("--null-style", metavar="S", help="style that guidance leads away from, for models without their own")
+    asked.add_argument("--notes", metavar="NOTES", help="what étude-flow plays, for example 'C4:0.5 E4:0.5 rest:0.25 C4+E4+G4:1'")
+    asked.add_argument("--lyrics", metavar="FILE.lrc", help="what DiffRhythm sings")
+    asked.add_argument("--seconds", type=float, default=5.0, help="length (default: 5)")
+    asked.add_argument("--steps", type=int, default=32, help="points in time, one more than updates (default: 32)")
+    asked.add_argument(
+        "--cfg", type=float, metavar="G", help="strength of guidance; 0 halves the work (default: the model's own)"
+    )
+    asked.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    asked.add_argument("--steer", action="append", default=[], metavar="P=X", help="loudness=-6, brightness=+0.5, pitch=C5|+3")
+    asked.add_argument(
+        "--window", default="0:1", metavar="A:B", help="flow times that are steered, 0 noise, 1 result (default: 0:1)"
+    )
+    asked.add_argument("--bundle", default=bundle, help="folder or Hub id of a bundle (default: the shipped étude)")
+    asked.add_argument("--revision", help="branch, tag or commit of a bundle on the Hub")
+    asked.add_argument("--bits", type=int, choices=(16, 24), default=16, help="sample size of WAV files (default: 16)")
+    asked.add_argument("--json", metavar="OUT", help="write the figures as JSON; - for standard output")
+
+    generate = commands.add_parser("generate", parents=[asked], help="generate music, steered on the way if asked")
+    generate.add_argument("-o", "--output", metavar="OUT.wav", default="generated.wav", help="default: generated.wav")
+    generate.set_defaults(run=_generate)
+
+    trace = commands.add_parser("trace", parents=[asked], help="generate music and read the probes at every step")
+    trace.add_argument("--out", metavar="DIR", help="new or empty folder for sounds, trace, curves and figure")
+    trace.add_argument(
+        "--listen", type=int, default=LISTENED, metavar="N", help="points to decode (default: 8), besides the result"
+    )
+    trace.add_argument("--record", default="x_t,x1", help="latents to keep, of x_t,x1,v,v_null (default: x_t,x1)")
+    trace.add_argument("--half", action="store_true", help="keep float16, half as large")
+    trace.set_defaults(run=_trace)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from sae_audio.audio import write
+    from sae_audio.generation import generate
+
+    model = _model(arguments)
+    if _listed(model, arguments):
+        return
+    request = _request(model, arguments)
+    bundle = _bundle(arguments) if request.moves else None
+    space = _space(model, bundle, arguments)
+    with _progress(request) as bar:
+        song = generate(request, model=model, bundle=bundle, space=space, on_step=lambda step: bar.update())
+    write(arguments.output, song.audio[0], song.sample_rate, bits=arguments.bits)
+    summary = {"model": model.name, **request.facts(), "output": arguments.output} | _changed(song, space)
+    if arguments.json != "-":
+        print(f"{model.name}, {summary['style']}, {summary['seconds']:g} s, seed {arguments.seed}")
+        if song.unsteered is not None:
+            from sae_audio.report import change_lines
+
+            print("\n".join(["", *change_lines(summary), ""]))
+        print(f"wrote {arguments.output}")
+    write_json(arguments.json, summary)
+
+
+def _trace(arguments: argparse.Namespace) -> None:
+    from sae_audio.audio import write
+    from sae_audio.generation import trace
+    from sae_audio.plots import png
+    from sae_audio.plots.denoising import emergence_curves, panels_of
+    from sae_audio.traces import compact_json, scrubber
+
+    model = _model(arguments)
+    if _listed(model, arguments):
+        return
+    request, bundle = _request(model, arguments), _bundle(arguments)
+    space, out = _space(model, bundle, arguments), _new_folder(arguments.out)
+    record = [name for name in arguments.record.split(",") if name]
+
+    def keep(point: Point) -> None:
+        bar.update()
+        if point.audio is not None:
+            name = "final.wav" if point.index == request.steps - 1 else f"x1-{point.index:02d}.wav"
+            write(out / name, point.audio[0], space.spec.sample_rate, bits=arguments.bits)
+
+    with _progress(request, last=1) as bar:
+        listen = _spread(arguments.listen, request.steps)
+        found = trace(bundle, request, model=model, space=space, record=record, listen=listen, half=arguments.half, on_point=keep)
+    found.save(out / "trace")
+    write_bytes(out / "scrubber.json", compact_json(scrubber(found, bundle.properties)))
+    write_bytes(out / "emergence.png", png(emergence_curves(panels_of(found.times.tolist(), found.facts["curves"]))))
+    summary = {**found.facts, "times": found.times.tolist(), "output": str(out)}
+    if arguments.json != "-":
+        print("\n".join(_trace_lines(found.facts["curves"], request.steps)))
+        print(f"\nwrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
+    write_json(arguments.json, summary)
+
+
+def _model(arguments: argparse.Namespace) -> Model:
+    from sae_audio.generators import load_model
+
+    return load_model(arguments.model, revision=arguments.model_revision, device=arguments.device)
+
+
+def _listed(model: Model, arguments: argparse.Namespace) -> bool:
+    """Print the model's styles if that is what was asked."""
+    if arguments.styles:
+        print("\n".join(model.generator.style_names or ["none by name: give a .npy vector, words or a clip"]))
+    return arguments.styles
+
+
+def _request(model: Model, arguments: argparse.Namespace) -> Request:
+    from sae_audio.diffrhythm.style import resolve_style
+    from sae_audio.generation import Request
+    from sae_audio.generators import frames_of
+    from sae_audio.steering import parse_moves, parse_window
+
+    names = model.generator.style_names
+    if arguments.style is None and not names:
+        raise ParameterError(f"'{model.name}' has no styles of its own; give --style: a .npy vector, words or a clip")
+    moves, window = parse_moves(arguments.steer), parse_window(arguments.window)
+    frames_of(model, arguments.seconds)
+    return Request(
+        arguments.style or names[0],
+        seconds=arguments.seconds,
+        text=_text(model, arguments),
+        null_style=None if arguments.null_style is None else resolve_style(arguments.null_style, model.generator),
+        steps=arguments.steps,
+        guidance=arguments.cfg,
+        seed=arguments.seed,
+        moves=moves,
+        window=window,
+    )
+
+
+def _text(model: Model, arguments: argparse.Namespace) -> torch.Tensor | None:
+    from sae_audio.diffrhythm.lyrics import lyrics_row
+    from sae_audio.etude.notes import notes_row
+    from sae_audio.generators import frames_of
+
+    if arguments.notes and arguments.lyrics:
+        raise ParameterError("--notes and --lyrics were both given; étude-flow plays notes, DiffRhythm sings lyrics")
+    frames = frames_of(model, arguments.seconds)
+    if arguments.notes:
+        return notes_row(arguments.notes, frames, model.generator)
+    if arguments.lyrics:
+        return lyrics_row(arguments.lyrics, frames, model.generator, checkpoint=model.path)
+    return None
+
+
+def _bundle(arguments: argparse.Namespace) -> Bundle:
+    from sae_audio.bundle import Bundle
+
+    return Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
+
+
+def _space(model: Model, bundle: Bundle | None, arguments: argparse.Namespace) -> Codec:
+    """Return what decodes: the bundle's space, or without a bundle the model's."""
+    from sae_audio.generators import check_fits
+    from sae_audio.latent_spaces import load_latent_space
+    from sae_audio.pipeline import space_of
+
+    options = {"source": arguments.source, "device": arguments.device, "dtype": arguments.dtype}
+    if bundle is None:
+        return load_latent_space(model.space, trust_remote_code=arguments.trust_remote_code, **options)
+    check_fits(model, bundle.spec)
+    return space_of(bundle, trust_remote_code=arguments.trust_remote_code, **options)
+
+
+def _changed(song: Song, space: Codec) -> dict:
+    """What steering changed, measured on the sound against the unsteered song."""
+    from sae_audio.audio import Sound
+    from sae_audio.descriptors import describe
+    from sae_audio.pipeline import Steered
+    from sae_audio.report import describe_change
+
+    sound = Sound(song.audio[0], song.sample_rate)
+    if song.unsteered is None:
+        return {"samples": sound.samples.shape[1], "sample_rate": sound.sample_rate, "channels": sound.samples.shape[0]}
+    sounds = (space.decode(song.unsteered).cpu(), song.audio)
+    before, after = (describe(audio, song.sample_rate, space.spec.hop_length) for audio in sounds)
+    return describe_change(Steered(sound, before, after, torch.ones(before.rms.shape[1])))
+
+
+def _new_folder(out: str | None) -> Path:
+    if out is None:
+        raise ParameterError("trace needs --out, a new or empty folder for what it writes")
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except OSError as error:
+        raise OutputError(f"'{out}' cannot be made ({error.strerror}); choose another folder") from None
+    if taken:
+        raise OutputError(f"'{out}' holds files already; choose a new or empty folder")
+    return folder
+
+
+def _spread(n: int, steps: int) -> list[int]:
+    """Spread points over all but the last, the first among them."""
+    if n < 0:
+        raise ParameterError(f"--listen is {n}; it is a number of points, 0 or more")
+    return sorted({round(i * (steps - 1) / n) for i in range(min(n, steps - 1))}) if n else []
+
+
+def _progress(request: Request, last: int = 0) -> tqdm:
+    return tqdm(total=max(request.steps - 1, 0) + last, desc="denoise", unit="step", disable=None, leave=False)
+
+
+def _trace_lines(curves: dict, steps: int) -> list[str]:
+    """Say from which point on nine in ten frames have their final class."""
+    from sae_audio.report import table
+
+    rows = []
+    for name, found in curves.items():
+        read = found["read"]
+        cells = [read[key]["decided"] for key in ("acts/x_t", "acts/x1", "latents/x_t", "latents/x1")]
+        rows.append([name, *("-" if cell is None else f"{cell:.1f}" for cell in cells)])
+    header = ["decided at point", "SAE, x_t", "SAE, x̂₁", "latents, x_t", "latents, x̂₁"]
+    return [
+        f"point, of 0 to {steps - 1}, from which nine in ten frames have the class that they end with",
+        "",
+        *table(header, rows),
+    ]

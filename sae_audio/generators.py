@@ -1,0 +1,126 @@
+"""Generators by name, folder or Hub repository, and whose latents they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sae_audio.bundle import HUB_ID
+from sae_audio.diffrhythm.checkpoint import load_diffrhythm, load_generator
+from sae_audio.diffrhythm.generator import Generator
+from sae_audio.diffrhythm.style import resolve_style
+from sae_audio.errors import LatentSpaceError, ParameterError
+from sae_audio.latent_spaces import CHECKPOINTS, SPACES
+from sae_audio.spec import LatentSpec
+
+ETUDE_FLOW = "etude-flow"
+"""The shipped generator."""
+WEIGHTS = ("cfm_model.pt", "model.safetensors")
+"""Of DiffRhythm, and of our own format."""
+
+
+class Model(NamedTuple):
+    """A generator, and whose latents it makes."""
+
+    generator: Generator
+    """The network."""
+    space: str
+    """Latent space, a key of ``SPACES``."""
+    name: str
+    """What it was loaded as."""
+    path: Path
+    """Folder or file of its checkpoint."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Latent frames per second, in Hz."""
+        row = SPACES[self.space]
+        return row.sample_rate / row.hop_length
+
+    @property
+    def longest(self) -> float:
+        """Longest song, in seconds."""
+        return self.generator.dit.config.max_frames / self.frame_rate
+
+
+def load_model(source: str | Path = ETUDE_FLOW, *, revision: str | None = None, device: str = "cpu") -> Model:
+    """Load a generator.
+
+    Parameters
+    ----------
+    source : str or path
+        ``etude-flow``, which ships with the repository; a folder with ``cfm_model.pt`` (DiffRhythm) or with ``config.json`` and
+        ``model.safetensors`` (our own); or a Hub repository such as ``ASLP-lab/DiffRhythm-1_2``.
+    revision : str, optional
+        Branch, tag or commit of a Hub repository.
+    device : str
+        Where it runs.
+
+    Raises
+    ------
+    LatentSpaceError
+        There is no such checkpoint, or it is damaged or foreign.
+    """
+    name = str(source)
+    path = CHECKPOINTS / ETUDE_FLOW if name == ETUDE_FLOW else Path(name).expanduser()
+    if not path.exists() and HUB_ID.fullmatch(name):
+        path = _download(name, revision)
+    elif revision is not None:
+        raise LatentSpaceError(f"revision '{revision}' was asked of {name}; only Hub repositories have revisions")
+    if path.is_file() or (path / WEIGHTS[0]).is_file():
+        return Model(load_diffrhythm(path, device=device), "diffrhythm-vae", name, path)
+    if not (path / WEIGHTS[1]).is_file():
+        raise LatentSpaceError(
+            f"there is no generator at {path}: it holds neither {' nor '.join(WEIGHTS)}; give its folder or Hub id"
+        )
+    return Model(load_generator(path, device=device), "etude-codec", name, path)
+
+
+def check_fits(model: Model, spec: LatentSpec) -> None:
+    """Raise ``ParameterError`` unless a latent space's latents are those that a generator makes."""
+    row = SPACES[model.space]
+    makes = {"d_in": model.generator.mel_dim, "sample_rate": row.sample_rate, "hop_length": row.hop_length}
+    wrong = [f"{name} {getattr(spec, name)} instead of {value}" for name, value in makes.items() if getattr(spec, name) != value]
+    if wrong:
+        raise ParameterError(
+            f"'{model.name}' makes latents of '{model.space}', but '{spec.name}' has {', '.join(wrong)}; "
+            f"use a bundle of '{model.space}'"
+        )
+
+
+def styles_of(generator: Generator, style: str | Sequence[str] | Tensor) -> Tensor:
+    """Return style vectors ``[B, style_dim]``: as they are, or what ``resolve_style`` finds for one name or several."""
+    if isinstance(style, Tensor):
+        return style.float()
+    return torch.cat([resolve_style(one, generator) for one in ([style] if isinstance(style, str) else style)])
+
+
+def frames_of(model: Model, seconds: float) -> int:
+    """Return the latent frames of a song; ``ParameterError`` if there are none, or more than the model can make."""
+    frames = round(seconds * model.frame_rate) if 0 < seconds < float("inf") else 0
+    most = model.generator.dit.config.max_frames
+    if not 1 <= frames <= most:
+        raise ParameterError(
+            f"{seconds:g} s is {frames} latent frames; '{model.name}' makes 1 to {most}, at most {model.longest:.2f} s"
+        )
+    return frames
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    """Fetch a generator into the Hub cache and return its folder."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=["config.json", "vocab.json", *WEIGHTS]))
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        at = f" at revision '{revision}'" if revision else ""
+        # Only the kind of error: the client's own text can hold request headers and signed addresses.
+        raise LatentSpaceError(
+            f"no generator could be fetched from Hub repository '{repo}'{at} ({type(error).__name__}); check name, network and "
+            f"access, run `hf download {repo}` where there is a network, or give a folder"
+        ) from error
