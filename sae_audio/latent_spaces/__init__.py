@@ -95,6 +95,7 @@ def load_latent_space(
     if trust_remote_code:
         _check_trust(name, row, revision, commit)
         options["trust_remote_code"] = True
+    _check_type(name, row, folder)
     adapter = getattr(importlib.import_module(f"sae_audio.latent_spaces.{row.module}"), row.adapter)
     with torch.random.fork_rng(devices=[]):  # building a network draws initial weights that the checkpoint then replaces
         space = adapter.load(folder, device=device, tap=tap or (row.taps[0] if row.taps else None), **options)
@@ -116,7 +117,11 @@ def _tap(tap: str | None, layer: int | None) -> str | None:
 def _check_precision(dtype: str, device: str) -> None:
     if dtype not in DTYPES:
         raise ParameterError(f"dtype '{dtype}' is unknown; known are {', '.join(DTYPES)}")
-    if dtype != "float32" and torch.device(device).type == "cpu":
+    try:
+        cpu = torch.empty(0, device=device).device.type == "cpu"
+    except (RuntimeError, AssertionError):
+        raise ParameterError(f"device '{device}' is not available here; use cpu") from None
+    if dtype != "float32" and cpu:
         raise ParameterError(f"dtype '{dtype}' is for accelerators; on a CPU use float32")
 
 
@@ -154,6 +159,14 @@ def _check_packages(name: str, row: SpaceRow) -> None:
         raise LatentSpaceError(f"'{name}' needs {', '.join(missing)}; install with: pip install {' '.join(missing)}")
 
 
+def _check_type(name: str, row: SpaceRow, folder: Path) -> None:
+    """Refuse a checkpoint of another class, which could well load."""
+    if row.model_type and (found := read_config(folder).get("model_type")) != row.model_type:
+        raise LatentSpaceError(
+            f"{folder} holds a model of type {found!r}, but '{name}' is one of '{row.model_type}'; it belongs to another space"
+        )
+
+
 def _check_trust(name: str, row: SpaceRow, revision: str | None, commit: str | None) -> None:
     if not row.remote_code:
         raise ParameterError(f"'{name}' never runs code that comes with a checkpoint; leave trust_remote_code out")
@@ -167,6 +180,8 @@ def _check_trust(name: str, row: SpaceRow, revision: str | None, commit: str | N
 def _find(name: str, row: SpaceRow, source: str | Path | None, revision: str | None) -> tuple[Path, str, str | None]:
     """Return the folder or file of the checkpoint, what to call it in the spec, and the commit of a Hub repository."""
     if source is None and row.shipped:
+        if revision is not None:
+            raise LatentSpaceError(f"revision '{revision}' was asked of '{name}', which ships with the code; leave it out")
         folder = CHECKPOINTS / row.source
         if not folder.is_dir():
             raise LatentSpaceError(
@@ -175,9 +190,9 @@ def _find(name: str, row: SpaceRow, source: str | Path | None, revision: str | N
             )
         return folder, f"checkpoints/{row.source}", None
     wanted = str(row.source if source is None else source)
-    path, repository = Path(wanted).expanduser(), _is_repository(source, wanted)
+    path, repository = _path(wanted), _is_repository(source, wanted)
     # A folder may be called like a repository; the space's own is never one, nor is anything with a revision.
-    if source is not None and path.exists() and not (repository and revision is not None):
+    if source is not None and path is not None and not (repository and revision is not None):
         if revision is not None:
             raise LatentSpaceError(f"revision '{revision}' was asked of {wanted}; only Hub repositories have revisions")
         path = path.absolute()  # what is trained on it is to find it again from any working directory
@@ -190,12 +205,23 @@ def _find(name: str, row: SpaceRow, source: str | Path | None, revision: str | N
     return _weights_in(row, folder), wanted, folder.name
 
 
+def _path(wanted: str) -> Path | None:
+    """Return a path that exists; None for anything else."""
+    try:
+        path = Path(wanted).expanduser()
+        return path if wanted and path.exists() else None
+    except (OSError, RuntimeError):  # a name too long for the file system, or the home of nobody
+        return None
+
+
 def _is_repository(source: str | Path | None, wanted: str) -> bool:
-    return not isinstance(source, Path) and wanted.count("/") == 1 and wanted[0] not in "./~"
+    return not isinstance(source, Path) and wanted.count("/") == 1 and not wanted.startswith((".", "/", "~"))
 
 
 def _weights_in(row: SpaceRow, folder: Path) -> Path:
     """Return the file of a checkpoint that is nothing but it: one folder may hold several such spaces. Else the folder."""
+    if folder.is_file() and row.model_type:  # transformers wants the folder, whose configuration says what the weights are
+        return folder.parent
     named = [] if row.files else [folder / weights for weights in row.weights]
     return next((file for file in named if file.is_file()), folder)
 
@@ -213,10 +239,16 @@ def _download(name: str, row: SpaceRow, repo: str, revision: str | None) -> Path
     # What the client lets out: HTTP, file and offline errors, broken transfers (RuntimeError), malformed ids (ValueError).
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         at = f" at revision '{revision}'" if revision else ""
+        if type(error).__name__ == "GatedRepoError":
+            raise LatentSpaceError(
+                f"'{name}': Hub repository '{repo}' is gated; accept its licence at https://huggingface.co/{repo}, then run "
+                "`hf auth login`, or pass source=FOLDER"
+            ) from None
+        only = f" --revision {revision}" if revision else ""
         # Only the kind of error: the client's own text runs over many lines and can hold request headers and signed addresses.
         raise LatentSpaceError(
             f"'{name}' could not be fetched from Hub repository '{repo}'{at} ({type(error).__name__}); check name, network and "
-            f"access, run `hf download {repo}` where there is a network, or pass source=FOLDER with {_files(row)}"
+            f"access, run `hf download {repo}{only}` where there is a network, or pass source=FOLDER with {_files(row)}"
         ) from error
     raise LatentSpaceError(f"Hub repository '{repo}' has no {' or '.join(row.weights)}; '{name}' is loaded from {_files(row)}")
 

@@ -63,10 +63,10 @@ class LatentSpace(ABC):
             yield
 
     def check_audio(self, audio: Tensor) -> None:
-        """Raise ``ParameterError`` unless ``audio`` is ``[B, spec.channels, N]`` with at least one sample."""
-        if audio.ndim != 3 or audio.shape[1] != self.spec.channels or audio.shape[2] < 1:
+        """Raise ``ParameterError`` unless ``audio`` is ``[B, spec.channels, N]`` with at least one item and one sample."""
+        if audio.ndim != 3 or audio.shape[1] != self.spec.channels or not audio.numel():
             raise ParameterError(
-                f"'{self.spec.name}' takes audio [B, {self.spec.channels}, N >= 1], got {list(audio.shape)}; "
+                f"'{self.spec.name}' takes audio [B >= 1, {self.spec.channels}, N >= 1], got {list(audio.shape)}; "
                 "use sae_audio.audio.fit to resample and fold channels"
             )
 
@@ -164,7 +164,7 @@ class Encoder(LatentSpace):
 
 def layer_of(tap: str) -> int:
     """Return the number in an encoder's tap such as ``layer 6``; ``LatentSpaceError`` if it is not one."""
-    match = re.fullmatch(r"layer (\d+)", tap)
+    match = re.fullmatch(r"layer (0|[1-9][0-9]*)", tap)
     if match is None:
         raise LatentSpaceError(f"'{tap}' is not a tap of an encoder; its taps are 'layer 0', 'layer 1', …")
     return int(match[1])

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from sae_audio.latent_spaces.base import Codec
 from sae_audio.latent_spaces.loading import pretrained
-from sae_audio.latent_spaces.windows import exact, frames_at_once, whole_frames
+from sae_audio.latent_spaces.windows import exact, frames_at_once, quantised, whole_frames
 from sae_audio.spec import LatentSpec
 
 WINDOW = 400
@@ -75,8 +74,8 @@ class Dac(Codec):
         hop, halo = self.spec.hop_length, encoder_reach(self.model.config.downsampling_ratios)
         window = frames_at_once(audio, WINDOW, halo)
         z = exact(self.model.encoder, whole_frames(audio, hop), step_in=hop, step_out=1, window=window, halo=halo)
-        if self.spec.tap == "quantized":  # distances to all codewords exist for one window only
-            z = torch.cat([self.model.quantizer(piece)[0] for piece in z.split(window, dim=-1)], dim=-1)
+        if self.spec.tap == "quantized":
+            z = quantised(lambda piece: self.model.quantizer(piece)[0], z, window)
         return z.transpose(1, 2)
 
     def _decode(self, latents: Tensor, n_samples: int, like: Tensor | None) -> Tensor:

@@ -21,9 +21,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.base import Codec
 from sae_audio.latent_spaces.loading import pretrained
-from sae_audio.latent_spaces.seanet import run_seanet, window_of
+from sae_audio.latent_spaces.seanet import check_reach, run_seanet, window_of
+from sae_audio.latent_spaces.windows import quantised
 from sae_audio.spec import LatentSpec
 
 CHUNKS_AT_ONCE = 4
@@ -49,6 +51,12 @@ class Encodec(Codec):
 
     def __init__(self, model: nn.Module, tap: str = "encoder", repo: str = "") -> None:
         config = model.config
+        if bool(config.normalize) != (config.chunk_length is not None):
+            raise LatentSpaceError(
+                f"{repo} has normalize {config.normalize} and chunk_length_s {config.chunk_length_s}; the EnCodecs known here "
+                "normalise each chunk, or neither cut nor normalise"
+            )
+        check_reach(config, repo)
         self.model = model
         self.device = next(model.parameters()).device
         self.spec = LatentSpec(
@@ -95,9 +103,7 @@ class Encodec(Codec):
         if self.spec.tap == "encoder":
             return z
         quantizer, bandwidth = self.model.quantizer, self.model.config.target_bandwidths[-1]
-        return torch.cat(
-            [quantizer.decode(quantizer.encode(piece, bandwidth)) for piece in z.split(window_of(z), dim=-1)], dim=-1
-        )
+        return quantised(lambda piece: quantizer.decode(quantizer.encode(piece, bandwidth)), z, window_of(z))
 
     def _starts(self, n_samples: int) -> range:
         return range(0, n_samples, self.model.config.chunk_stride)

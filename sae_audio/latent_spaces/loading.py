@@ -13,14 +13,9 @@ from torch import Tensor, nn
 
 from sae_audio.errors import LatentSpaceError
 
-PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".th")
-"""Suffixes read by ``torch.load(weights_only=True)``, which builds nothing but tensors and containers."""
 
-
-def pretrained(
-    model_class: type, folder: str | Path, *, ignored: str | None = None, weights: str | None = None, **options
-) -> nn.Module:
-    """Load a transformers or diffusers model from a folder in its public layout, strictly.
+def pretrained(model_class: type, folder: str | Path, *, ignored: str | None = None, **options) -> nn.Module:
+    """Load a transformers model from a folder in its public layout, strictly.
 
     Parameters
     ----------
@@ -30,8 +25,6 @@ def pretrained(
         With ``config.json`` and the weights.
     ignored : str, optional
         Regular expression of tensors that the checkpoint may hold beyond the model, such as the head it was trained with.
-    weights : str, optional
-        Name of the weight file, for messages; by default the one found.
     **options
         Passed on to ``from_pretrained``.
 
@@ -43,10 +36,10 @@ def pretrained(
     Raises
     ------
     LatentSpaceError
-        A file is missing or damaged, or a tensor is missing, unexpected or misshapen; the message names it.
+        A file is missing or damaged, or a tensor is missing, unexpected, there twice or misshapen; the message names it.
     """
     read_config(folder)
-    weights = weights or weight_file(folder).name
+    path = weight_file(folder)
     options |= dict(local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True, dtype=torch.float32)
     try:
         with quiet():
@@ -55,8 +48,33 @@ def pretrained(
         raise LatentSpaceError(f"{folder} is not a readable {model_class.__name__} checkpoint: {first_line(error)}") from error
     unexpected = [key for key in found["unexpected_keys"] if not (ignored and re.match(ignored, key))]
     misshapen = [key for key, *_ in found["mismatched_keys"]]
-    check_keys(Path(folder) / weights, found["missing_keys"], unexpected, misshapen)
+    prefixes = {rf"^{model.base_model_prefix}\.": "", **options.get("key_mapping", {})}
+    check_keys(path, found["missing_keys"], [*unexpected, *_twice(tensor_names(path), prefixes)], misshapen)
     return model.eval().requires_grad_(False)
+
+
+def _twice(names: Iterable[str], prefixes: Mapping[str, str]) -> list[str]:
+    """Return the tensors of a file that mean the same as one before: transformers takes either without a word."""
+    seen, again = set(), []
+    for name in sorted(names):
+        plain = name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        )
+        for pattern, replacement in prefixes.items():
+            plain = re.sub(pattern, replacement, plain)
+        again += [name] if plain in seen else []
+        seen.add(plain)
+    return again
+
+
+def tensor_names(path: Path) -> list[str]:
+    """Return the names of the tensors in a file that ``read_tensors`` reads."""
+    if path.suffix != ".safetensors":
+        return list(read_tensors(path))
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return list(file.keys())
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> nn.Module:

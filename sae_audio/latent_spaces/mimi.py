@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.base import Codec
 from sae_audio.latent_spaces.loading import check_keys, pretrained, read_tensors, weight_file
-from sae_audio.latent_spaces.windows import exact, frames_at_once
+from sae_audio.latent_spaces.windows import exact, frames_at_once, quantised
 from sae_audio.spec import LatentSpec
 
 WINDOW = 500
@@ -84,10 +84,9 @@ class Mimi(Codec):
         window = frames_at_once(audio, WINDOW, halo)
         x = exact(encoder.encoder_seanet, audio, step_in=self.step, step_out=1, window=window, halo=halo)
         z = encoder.downsample(_attend(encoder.encoder_transformer, x, window))
-        if self.spec.tap == "quantized":  # distances to all codewords exist for one window only
+        if self.spec.tap == "quantized":
             quantizer = self.model.quantizer
-            pieces = z.split(window, dim=-1)
-            z = torch.cat([quantizer.decode(quantizer.encode(piece).transpose(0, 1)) for piece in pieces], dim=-1)
+            z = quantised(lambda piece: quantizer.decode(quantizer.encode(piece).transpose(0, 1)), z, window)
         return z.transpose(1, 2)
 
     def _decode(self, latents: Tensor, n_samples: int, like: Tensor | None) -> Tensor:

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.loading import check_keys
 
 UNITS = ("res_unit1", "res_unit2", "res_unit3")
@@ -64,7 +65,10 @@ def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         module, _, name = key.rpartition(".")
         if name in ("alpha", "beta") and value.ndim == 1:
             value = value[None, :, None]
-        out |= _normalised(names.get(module, module), name, value)
+        new = _normalised(names.get(module, module), name, value)
+        if twice := out.keys() & new.keys():
+            raise LatentSpaceError(f"the checkpoint holds tensors twice, under two names: {', '.join(sorted(twice))}")
+        out |= new
     return out
 
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.windows import exact, frames_at_once
 
 WINDOW = 768
 """Latent frames per window on a CPU, all items of the batch together: about 10 s at 75 Hz. More falls out of its caches."""
 HALO = 8
 """Latent frames on each side of a window. The widest reach of the published networks is 6: seven causal taps."""
+
+
+def check_reach(config: Any, repo: str) -> None:
+    """Raise ``LatentSpaceError`` where the convolutions of an ``EncodecConfig`` see further than ``HALO`` frames."""
+    growth, kernel = config.dilation_growth_rate, config.residual_kernel_size
+    units = sum((kernel - 1) * growth**unit for unit in range(config.num_residual_layers))
+    edges = max(config.kernel_size, config.last_kernel_size) - 1
+    samples, step = edges, 1
+    for ratio in reversed(config.upsampling_ratios):  # from the audio inwards; a causal convolution has all its taps on one side
+        samples, step = samples + (units + 2 * ratio - 1) * step, step * ratio
+    reach = max(-(-samples // step), edges)  # on the two sides of the LSTM
+    if reach > HALO:
+        raise LatentSpaceError(f"{repo} has convolutions that see {reach} frames to one side; windows here allow for {HALO}")
 
 
 def run_seanet(net: nn.Module, x: Tensor, step_in: int, step_out: int) -> Tensor:

@@ -34,6 +34,8 @@ class SpaceRow:
     """Tensors that can serve as latents; the first is the default. Empty for an encoder, whose taps are its layers."""
     layers: int = 0
     """Transformer blocks of an encoder: its taps are ``layer 0`` (before the first) to ``layer N``; by default the middle one."""
+    model_type: str = ""
+    """What ``config.json`` of transformers' checkpoints must say; nothing where that is not what tells spaces apart."""
     packages: tuple[str, ...] = ()
     """Packages beyond the base installation, by the name that both ``import`` and ``pip`` know."""
     shipped: bool = False
@@ -59,12 +61,14 @@ def _transformers(module: str, adapter: str, source: str, licence: str, **values
 
 def _encodec(rate: str, sample_rate: int, channels: int, hop_length: int, licence: str) -> SpaceRow:
     geometry = dict(sample_rate=sample_rate, channels=channels, hop_length=hop_length, d_in=128)
-    return _transformers("encodec", "Encodec", f"facebook/encodec_{rate}", licence, taps=("encoder", "quantized"), **geometry)
+    return _transformers(
+        "encodec", "Encodec", f"facebook/encodec_{rate}", licence, taps=("encoder", "quantized"), model_type="encodec", **geometry
+    )
 
 
 def _dac(rate: str, sample_rate: int, hop_length: int) -> SpaceRow:
     geometry = dict(sample_rate=sample_rate, channels=1, hop_length=hop_length, d_in=1024)
-    return _transformers("dac", "Dac", f"descript/dac_{rate}", "MIT", taps=("encoder", "quantized"), **geometry)
+    return _transformers("dac", "Dac", f"descript/dac_{rate}", "MIT", taps=("encoder", "quantized"), model_type="dac", **geometry)
 
 
 def _oobleck(source: str, licence: str, **files) -> SpaceRow:
@@ -93,13 +97,16 @@ def _mert(size: str, layers: int, d_in: int) -> SpaceRow:
         sample_rate=24_000,
         files=files,
         remote_code=True,
+        model_type="mert_model",
     )
 
 
 def _whisper(size: str, layers: int, d_in: int) -> SpaceRow:
     geometry = dict(sample_rate=16_000, channels=1, hop_length=320, d_in=d_in)
     licence = "MIT" if size == "large-v3-turbo" else "Apache-2.0"
-    return _transformers("whisper", "Whisper", f"openai/whisper-{size}", licence, layers=layers, files=CONFIGS, **geometry)
+    return _transformers(
+        "whisper", "Whisper", f"openai/whisper-{size}", licence, layers=layers, files=CONFIGS, model_type="whisper", **geometry
+    )
 
 
 SPACES: dict[str, SpaceRow] = {
@@ -157,15 +164,16 @@ SPACES: dict[str, SpaceRow] = {
         "Mimi",
         "kyutai/mimi",
         "CC BY 4.0",
+        model_type="mimi",
         taps=("encoder", "quantized"),
         sample_rate=24_000,
         channels=1,
         hop_length=1920,
         d_in=512,
     ),
-    "hubert-base": _encoder("facebook/hubert-base-ls960", "Apache-2.0"),
-    "wavlm-base-plus": _encoder("microsoft/wavlm-base-plus", "MIT by its authors; not stated on the card"),
-    "wav2vec2-base": _encoder("facebook/wav2vec2-base", "Apache-2.0"),
+    "hubert-base": _encoder("facebook/hubert-base-ls960", "Apache-2.0", model_type="hubert"),
+    "wavlm-base-plus": _encoder("microsoft/wavlm-base-plus", "MIT by its authors; not stated on the card", model_type="wavlm"),
+    "wav2vec2-base": _encoder("facebook/wav2vec2-base", "Apache-2.0", model_type="wav2vec2"),
     "mert-v1-95m": _mert("95M", 12, 768),
     "mert-v1-330m": _mert("330M", 24, 1024),
     "whisper-tiny": _whisper("tiny", 4, 384),
@@ -179,6 +187,7 @@ SPACES: dict[str, SpaceRow] = {
         "SpectrogramEncoder",
         "MIT/ast-finetuned-audioset-10-10-0.4593",
         "BSD-3-Clause",
+        model_type="audio-spectrogram-transformer",
         layers=12,
         files=CONFIGS,
         sample_rate=16_000,

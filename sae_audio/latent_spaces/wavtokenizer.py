@@ -30,7 +30,7 @@ from sae_audio.latent_spaces.base import Codec
 from sae_audio.latent_spaces.loading import check_keys, fill, read_tensors
 from sae_audio.latent_spaces.seanet import run_seanet, window_of
 from sae_audio.latent_spaces.wavtokenizer_decoder import GROUPS, DecoderConfig, FourierDecoder
-from sae_audio.latent_spaces.windows import blended
+from sae_audio.latent_spaces.windows import blended, quantised
 from sae_audio.spec import LatentSpec
 
 SAMPLE_RATE = 24_000
@@ -118,11 +118,9 @@ class WavTokenizer(Codec):
         return (z if self.spec.tap == "encoder" else self._quantized(z)).transpose(1, 2)
 
     def _quantized(self, z: Tensor) -> Tensor:
-        """Return the codewords next to ``[B, d_in, T]``; distances to all of them exist for one window only."""
+        """Return the codewords next to ``[B, d_in, T]``."""
         quantizer = self.model.quantizer
-        with torch.autocast(z.device.type, enabled=False):  # in half precision the nearest would not be found
-            pieces = z.float().split(window_of(z), dim=-1)
-            return torch.cat([quantizer.decode(quantizer.encode(piece)) for piece in pieces], dim=-1)
+        return quantised(lambda piece: quantizer.decode(quantizer.encode(piece)), z, window_of(z))
 
     def _decode(self, latents: Tensor, n_samples: int, like: Tensor | None) -> Tensor:
         window, overlap = (round(seconds * self.spec.frame_rate) for seconds in (WINDOW_S, OVERLAP_S))

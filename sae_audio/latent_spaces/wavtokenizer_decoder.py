@@ -93,9 +93,17 @@ class Backbone(nn.Module):
         return self.final_layer_norm(x)
 
 
+class TimeGroupNorm(nn.GroupNorm):
+    """A norm over groups of channels and the whole of time, even where that is a single number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[B, C, T]``; ``nn.GroupNorm`` refuses one channel a group at one frame."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def norm(width: int) -> nn.GroupNorm:
-    """Return a norm over groups of channels and the whole of time."""
-    return nn.GroupNorm(GROUPS, width, eps=EPS)
+    """Return a norm over ``GROUPS`` groups of ``width`` channels."""
+    return TimeGroupNorm(GROUPS, width, eps=EPS)
 
 
 class ResidualBlock(nn.Module):

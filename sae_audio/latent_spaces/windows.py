@@ -80,6 +80,16 @@ def blended(run: Run, x: Tensor, *, step_in: int, step_out: int, window: int, ov
     return torch.cat(out, dim=-1)
 
 
+def quantised(run: Run, z: Tensor, window: int) -> Tensor:
+    """Quantise ``[B, C, T]`` window by window, so that distances to all codewords exist for one window only.
+
+    In full precision always: in half precision the nearest codeword would not be found.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        pieces = z.to(torch.promote_types(z.dtype, torch.float32)).split(window, dim=-1)
+        return torch.cat([run(piece) for piece in pieces], dim=-1)
+
+
 def whole_frames(x: Tensor, step: int) -> Tensor:
     """Return ``[B, C, N]`` with zeros appended up to a multiple of ``step``."""
     return pad(x, (0, -x.shape[-1] % step))
