@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sae_audio.latent_spaces.base import Codec, LatentSpace
+from sae_audio.latent_spaces import SPACES, Codec, LatentSpace
 
 OVERHEAD_BAR = 0.05
 BANDWIDTH = {"encodec-24khz": 24.0, "encodec-32khz": 2.2, "encodec-48khz": 24.0}
@@ -123,6 +123,7 @@ def dac(name: str) -> Case:
 
     options = {
         "dac-16khz": dict(sampling_rate=16_000, downsampling_ratios=[2, 4, 5, 8], upsampling_ratios=[8, 5, 4, 2], n_codebooks=12),
+        "dac-24khz": dict(sampling_rate=24_000, downsampling_ratios=[2, 4, 5, 8], upsampling_ratios=[8, 5, 4, 2], n_codebooks=32),
         "dac-44khz": dict(sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8], upsampling_ratios=[8, 8, 4, 2], n_codebooks=9),
     }[name]
     model = DacModel(DacConfig(**options)).eval()
@@ -147,13 +148,14 @@ def mimi(name: str) -> Case:
 
 
 def waveform(name: str) -> Case:
-    """HuBERT and its siblings of base size, at the last layer."""
+    """HuBERT and its siblings, at the last layer."""
     from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
     from sae_audio.latent_spaces.waveform_encoder import WaveformEncoder
 
-    rate = 24_000 if "mert" in name else 16_000
-    model = WavLMModel(WavLMConfig()) if "wavlm" in name else HubertModel(HubertConfig())
+    rate, depth, width = SPACES[name].sample_rate, SPACES[name].layers, SPACES[name].d_in
+    sizes = dict(num_hidden_layers=depth, hidden_size=width, num_attention_heads=width // 64, intermediate_size=4 * width)
+    model = WavLMModel(WavLMConfig(**sizes)) if "wavlm" in name else HubertModel(HubertConfig(**sizes))
     model.eval()
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=rate, do_normalize=True)
 
@@ -162,24 +164,26 @@ def waveform(name: str) -> Case:
             extractor([*x[:, 0].numpy()], sampling_rate=rate, return_tensors="pt").input_values, output_hidden_states=True
         )
 
-    return Case(WaveformEncoder(model, rate, tap="layer 12"), encode)
+    return Case(WaveformEncoder(model, rate, tap=f"layer {depth}"), encode)
 
 
 def whisper(name: str) -> Case:
-    """The encoder of Whisper base, at the last layer."""
+    """The encoder of a Whisper, at the last layer."""
     from transformers import WhisperConfig, WhisperFeatureExtractor
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     from sae_audio.latent_spaces.whisper import Whisper
 
-    model = WhisperEncoder(WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8, encoder_ffn_dim=2048)).eval()
-    extractor = WhisperFeatureExtractor()
+    depth, width, bands = SPACES[name].layers, SPACES[name].d_in, 128 if "large" in name else 80
+    sizes = dict(encoder_layers=depth, d_model=width, encoder_attention_heads=width // 64, encoder_ffn_dim=4 * width)
+    model = WhisperEncoder(WhisperConfig(num_mel_bins=bands, **sizes)).eval()
+    extractor = WhisperFeatureExtractor(feature_size=bands)
 
     def encode(x: Tensor) -> object:
         mel = extractor([*x[:, 0].numpy()], sampling_rate=16_000, return_tensors="pt").input_features
         return model(mel, output_hidden_states=True)
 
-    return Case(Whisper(model, extractor, "layer 6"), encode)
+    return Case(Whisper(model, extractor, f"layer {depth}"), encode)
 
 
 def ast(name: str) -> Case:
@@ -213,15 +217,21 @@ CASES = {
     "wavtokenizer-75": wavtokenizer,
     "wavtokenizer-40": wavtokenizer,
     "dac-16khz": dac,
+    "dac-24khz": dac,
     "dac-44khz": dac,
     "mimi": mimi,
     "hubert-base": waveform,
     "wavlm-base-plus": waveform,
     "mert-v1-95m": waveform,
+    "mert-v1-330m": waveform,
+    "whisper-tiny": whisper,
     "whisper-base": whisper,
+    "whisper-small": whisper,
+    "whisper-medium": whisper,
+    "whisper-large-v3": whisper,
     "ast": ast,
 }
-"""One space of each size: ``diffrhythm-vae`` is the network of ``stable-audio-vae``, ``wav2vec2-base`` of ``hubert-base``."""
+"""One space of each network; rows that are left out have that of another row and other weights."""
 
 
 def timed(call: Callable[[], object]) -> tuple[float, float]:
