@@ -174,15 +174,14 @@ def steering_hook(
     """
     inside = steps_inside(window, times)
     share = goal(inside, times)
-    axes = [_axis_move(bundle, name, amount) for name, amount in moves.items() if name != "pitch"]
-    target = _target(bundle, moves["pitch"]) if "pitch" in moves else None
+    moves_of(bundle, moves, torch.zeros(1, 1, bundle.spec.d_in))  # what cannot be moved is told before the work
     kept = [_unit(bundle.controls[name]) for name in AXES[1:] if hold and name not in moves and name in bundle.controls]
 
     def hook(step: Step) -> Step | None:
         if step.index not in inside:
             return None
         twin, x1 = step.x1.detach().cpu().float().chunk(2)
-        wanted = axes if target is None else [*axes, _note_move(bundle, twin, target)]
+        wanted = moves_of(bundle, moves, twin)
         goals = torch.tensor([share] * len(wanted) + [0.0] * len(kept))
         patterns = [(control, change.expand(*x1.shape[:2], -1)) for control, change in [*wanted, *kept]]
         missing = goals - _present(x1 - twin, patterns, bundle)
@@ -190,6 +189,15 @@ def steering_hook(
         return step._replace(x1=torch.cat([twin, apply(x1, bundle.sae, scaled)]).to(step.x1))
 
     return hook
+
+
+def moves_of(bundle: Bundle, moves: Mapping[str, float | str], latents: Tensor) -> list[Move]:
+    """Return the calibrated changes that move finished latents ``[B, T, d_in]`` by what is asked (as for ``steering_hook``).
+
+    ``control.apply`` makes them; frames whose note, or the note that it would become, has no direction keep theirs.
+    """
+    axes = [_axis_move(bundle, name, amount) for name, amount in moves.items() if name != "pitch"]
+    return [*axes, _note_move(bundle, latents, _target(bundle, moves["pitch"]))] if "pitch" in moves else axes
 
 
 def cycle_error(space: Codec, latents: Tensor, scale: Tensor) -> float:
@@ -267,7 +275,7 @@ def _target(bundle: Bundle, wanted: float | str) -> tuple[int | None, int]:
 
 
 def _note_move(bundle: Bundle, x1: Tensor, target: tuple[int | None, int]) -> Move:
-    """Move the notes that the probe reads in ``x1 [B, T, d_in]``; frames whose note or target has no direction stay."""
+    """Move the notes that the probe reads in ``x1 [B, T, d_in]``."""
     vector, (note, semitones) = bundle.controls["pitch"], target
     source = bundle.probes["pitch/latents"].predict(x1)
     wanted = source + semitones if note is None else torch.full_like(source, note)

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from experiments._emergence import delay, summary
+from experiments.emergence import other_seed
 from sae_audio.denoising import (
     agreement,
     bootstrap,
@@ -154,3 +156,41 @@ def test_uneven_groups_keep_their_weight():
     values, groups = torch.tensor([[1.0], [1.0], [1.0], [0.0]]), torch.tensor([5, 5, 5, 9])
     band = bootstrap(values, groups=groups)
     assert float(band.mean) == 0.75 and (float(band.low), float(band.high)) == (0.0, 1.0)
+
+
+# --- the experiment --------------------------------------------------------------------------------------------------------
+
+
+def song_rows(curve):
+    read = {"agreement": [curve], "within_one": [curve], "bounded": [curve], "paper": [curve], "right": [1.0]}
+    return {"pitch": {"acts/x_t": read, "acts/x1": read, "measured": {"agreement": [[curve[0], curve[-1]]]}}}
+
+
+def test_the_experiment_reports_delay_and_bands():
+    """Two prompts decided at 2.5, halfway from .8 to 1, beside controls decided at 1."""
+    generated, control = ([0.0, 0.2, 0.8, 1.0], [0.0, 0.9, 1.0, 1.0])
+    rows = [
+        {"conditions": "style only", "prompt": i, "generated": song_rows(generated), "control": song_rows(control)}
+        for i in (0, 1)
+    ]
+    assert delay(rows, "pitch", "acts/x_t") == pytest.approx([1.5] * 3)
+    found = summary(rows, steps=4)["style only"]["pitch"]
+    assert found["acts/x_t"]["decided"] == [2.5] * 3 and found["acts/x_t control"]["decided"] == [1.0] * 3
+    assert found["acts/x_t"]["later than control"] == pytest.approx([1.5] * 3)
+    assert found["measured"]["decided"] == pytest.approx([2.7] * 3)  # 90 % of the way from point 0 to point 3
+    assert found["acts/x1"]["agreement"] == {
+        "mean": generated,
+        "low": generated,
+        "high": generated,
+        "median": generated,
+        "n_songs": 2,
+    }
+
+
+def test_agreement_with_another_seed():
+    """Song 0 against the end of song 1, 5 and 7 where song 1 counts, and the other way round."""
+    read = torch.tensor([[[5, 1, 1], [3, 3, 3]], [[5, 7, 2], [5, 7, 9]]])
+    counted = torch.tensor([[True, True, True], [True, True, False]])
+    expected = torch.tensor([[0.5, 0.0], [1.0, 2 / 3]], dtype=torch.float64)
+    # The next song of song 0 is song 1 (ends 5, 7) at frames 0 and 1; of song 1 it is song 0 (ends 5, 7, 2).
+    torch.testing.assert_close(other_seed(read, counted), expected)

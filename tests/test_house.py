@@ -16,21 +16,9 @@ LAYERS = {
     "errors": 0,
     "files": 0,
     **dict.fromkeys(
-        [
-            "sae",
-            "metrics",
-            "descriptors",
-            "properties",
-            "probes",
-            "control",
-            "calibration",
-            "atlas",
-            "naming",
-            "tally",
-            "denoising",
-        ],
-        1,
+        ["sae", "metrics", "descriptors", "properties", "probes", "control", "calibration", "atlas", "naming", "tally"], 1
     ),
+    "denoising": 1,
     **dict.fromkeys(["audio", "latent_spaces", "etude", "diffrhythm", "activations", "training"], 2),
     **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "plots", "traces"], 3),
     **dict.fromkeys(["evaluation", "pipeline", "recipe", "report", "cli", "__main__", "__init__"], 4),

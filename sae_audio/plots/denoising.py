@@ -9,7 +9,7 @@ import numpy as np
 
 from sae_audio.control import AXES, UNITS
 from sae_audio.denoising import AGREED
-from sae_audio.plots.style import BLACK, BLUE, CYCLE, GREY, ORANGE, PURPLE, RED, dress, new_figure
+from sae_audio.plots.style import BLACK, BLUE, CYCLE, GREEN, GREY, ORANGE, PURPLE, RED, dress, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ LOOKS = {
     "x_t": (RED, "--", "x_t: where the flow is"),
     "x1 control": (PURPLE, "-.", "control: x̂₁ of real sound, noised to t"),
     "x_t control": (ORANGE, ":", "control: real sound, noised to t"),
+    "other seed": (GREEN, (0, (4, 1, 1, 1, 1, 1)), "x̂₁ against the end of another seed"),
     "measured": (BLACK, "o", "measured on the decoded x̂₁"),
 }
 """Colour, line and label of what is read; every line also differs in its dashes."""
@@ -133,7 +134,7 @@ def window_response(trials: Sequence[Mapping]) -> Figure:
         for ax in (top, bottom):
             ax.axhline(1, color=GREY, linestyle="--", linewidth=1.5)
         dress(top, "", "reached / asked" if column == 0 else "", f"moving {name}", grid=True)
-        dress(bottom, "steps that are steered", "error of decoding and encoding / unsteered" if column == 0 else "", grid=True)
+        dress(bottom, "steps that are steered", "recoding error / unsteered" if column == 0 else "", grid=True)
         bottom.set_xticks(range(len(shown)), shown)
         bottom.set_ylim(0, None)
         top.legend(fontsize=11)
@@ -145,7 +146,9 @@ def _line(ax: Axes, line: Line, kind: str, curve: str) -> None:
     values = np.array([_number(value) for value in line.mean])
     marks = {"marker": "o", "linestyle": "none", "markersize": 6} if dashes == "o" else {"linestyle": dashes, "linewidth": 2.2}
     ax.plot(line.times, values, color=colour, label=label, **marks)
-    if line.low is not None:
+    if line.low is not None and dashes == "o":
+        ax.vlines(line.times, line.low, line.high, color=colour, linewidth=1.5)
+    elif line.low is not None:
         ax.fill_between(line.times, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
     if curve == "agreement" and line.decided is not None:
         ax.plot([line.decided] * 2, [AGREED - 0.06, AGREED + 0.06], color=colour, linewidth=2.5)
