@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import soundfile
+import tiny_models
 import torch
 from tiny_bundle import tiny_bundle
 from toy_flow import NAMES, GaussianFlow, random_generator, toy_model
@@ -14,15 +15,17 @@ from sae_audio.control import axis_change
 from sae_audio.denoising import forward_noised
 from sae_audio.descriptors import describe
 from sae_audio.diffrhythm.checkpoint import save_generator
+from sae_audio.diffrhythm.dit import DiT, DiTConfig
 from sae_audio.diffrhythm.sampler import sample, time_grid
 from sae_audio.errors import DataError, LatentSpaceError, ParameterError
 from sae_audio.evaluation import listener
 from sae_audio.generators import check_fits, frames_of, load_model
-from sae_audio.latent_spaces import CHECKPOINTS
+from sae_audio.latent_spaces import CHECKPOINTS, load_latent_space
 from sae_audio.pipeline import space_of
 from sae_audio.plots import png
 from sae_audio.plots.denoising import Line, emergence_curves, panels_of, window_response
 from sae_audio.recording import ProbeReader
+from sae_audio.sae import SAEConfig, build_sae
 from sae_audio.steering import cycle_error, goal, parse_moves, parse_window, steps_inside, window_trial
 from sae_audio.traces import load_trace, load_traces, scrubber
 
@@ -74,10 +77,28 @@ def test_a_diffrhythm_checkpoint_loads_and_wants_its_own_bundle(tmp_path, model,
     assert frames_of(loaded, 1.0) == 22  # 44100/2048 = 21.5 frames per second
 
 
-def random_diffrhythm():
-    from sae_audio.diffrhythm.dit import DiT, DiTConfig
+def random_diffrhythm(mel_dim=64):
+    return DiT(DiTConfig(dim=64, depth=2, heads=32, text_dim=16, conv_layers=1, style_dim=512, time_dim=16, mel_dim=mel_dim))
 
-    return DiT(DiTConfig(dim=64, depth=2, heads=32, text_dim=16, conv_layers=1, style_dim=512, time_dim=16))
+
+def test_a_diffrhythm_checkpoint_is_traced_on_the_same_path(tmp_path):
+    """A tiny public checkpoint, a tiny Oobleck in the public layout (4 channels) and a bundle of its latents."""
+    tensors = {f"transformer.{name}": value.half() for name, value in random_diffrhythm(mel_dim=4).state_dict().items()}
+    torch.save({"model_state_dict": tensors}, tmp_path / "cfm_model.pt")
+    loaded = load_model(tmp_path)
+    vae = load_latent_space("diffrhythm-vae", source=tiny_models.BUILDERS["diffrhythm-vae"](tmp_path / "vae", "diffrhythm-vae"))
+    tiny, sizes = tiny_bundle(), {"acts": 16, "latents": 4}
+    probes = {key: replace(probe, weight=torch.randn(sizes[probe.on], len(probe.bias))) for key, probe in tiny.probes.items()}
+    bundle = replace(tiny, spec=vae.spec, sae=build_sae(SAEConfig("topk", 4, 16, k=3)), probes=probes, controls={})
+    style = torch.nn.functional.normalize(torch.randn(1, 512, generator=torch.Generator().manual_seed(0)))
+    asked = Request(style, seconds=0.3, steps=3, null_style=-style)
+    found = trace(bundle, asked, model=loaded, space=vae, listen=[1])
+    assert found.final.shape == (1, 6, 4) and found.listened == (1, 2) and found.facts["guidance"] == 4.0
+    assert found.posteriors["pitch/acts/x1"].shape == (3, 1, 6, 66)
+    with pytest.raises(ParameterError, match=r"guidance 4\.0 needs null_style"):
+        trace(bundle, replace(asked, null_style=None), model=loaded, space=vae)
+    with pytest.raises(ParameterError, match="this bundle has no control for loudness; it has: none"):
+        trace(bundle, replace(asked, moves={"loudness": -6}), model=loaded, space=vae)
 
 
 def test_a_hub_repository_loads(hub, repo_id, tmp_path, model):
