@@ -217,6 +217,6 @@ def test_hub_out_of_reach_is_one_line_without_the_token(tmp_path):
 
 def test_offline_mode_is_one_line_with_the_remedy(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(LatentSpaceError, match="run `hf download facebook/encodec_24khz`") as caught:
+    with pytest.raises(LatentSpaceError, match="run `hf download facebook/encodec_24khz --revision no-such-revision`") as caught:
         load_latent_space("encodec-24khz", revision="no-such-revision")
     assert "\n" not in str(caught.value)
