@@ -11,7 +11,7 @@ same machine), and the overhead over the bare calls:
 - sample: the Euler loop without a hook;
 - x_t: ``trace`` that keeps x_t; bar 5 %;
 - probes: ``trace`` that keeps x_t and x̂₁, and applies SAE and all probes to both; bar 15 %;
-- steered: ``generate`` steered in the whole window, with the unsteered twin; over twice the bare calls.
+- steered: ``trace`` that keeps nothing, steered in all of the flow, with the unsteered twin; over twice the bare calls.
 """
 
 from __future__ import annotations

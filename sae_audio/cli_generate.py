@@ -38,7 +38,9 @@ def add_commands(commands: argparse._SubParsersAction, common: argparse.Argument
     asked = argparse.ArgumentParser(add_help=False, parents=[common])
     asked.add_argument("--model", default="etude-flow", metavar="M", help="shipped étude-flow (default), a folder, or a Hub id")
     asked.add_argument("--model-revision", metavar="R", help="branch, tag or commit of a model on the Hub")
-    asked.add_argument("--style", metavar="S", help="learnt name (--styles lists them), .npy vector, words or a clip")
+    asked.add_argument(
+        "--style", metavar="S", help="learnt name (--styles lists them; default: the first), .npy, words or a clip"
+    )
     asked.add_argument("--styles", action="store_true", help="list the model's styles and stop")
     asked.add_argument("--null-style", metavar="S", help="style that guidance leads away from, for models without their own")
     asked.add_argument("--notes", metavar="NOTES", help="what étude-flow plays, for example 'C4:0.5 E4:0.5 rest:0.25 C4+E4+G4:1'")
