@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_models import BUILDERS, TAPS, noise
 
+from sae_audio.cli import main
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.latent_spaces import SPACES, load_latent_space
 from sae_audio.latent_spaces.table import CODEC_TYPES, ENCODER_TYPES
@@ -102,3 +103,14 @@ def test_a_folder_named_like_the_repository_does_not_stand_in_for_it(published, 
     assert load_latent_space(name, source=SPACES[name].source, revision=commit).spec.revision == commit
     with pytest.raises(LatentSpaceError, match=r"has no config.json"):
         load_latent_space(name, source=SPACES[name].source)
+
+
+@pytest.mark.parametrize("name", ["stable-audio-vae", "diffrhythm-vae"])
+def test_a_converted_vae_loads_from_the_hub(name, hub, repo_id, tmp_path):
+    folder = BUILDERS[name](tmp_path / "model", name)
+    assert main(["convert", str(folder), str(tmp_path / "converted"), "--space", name]) == 0
+    commit = hub.seed(repo_id, tmp_path / "converted")
+    space = load_latent_space(name, source=repo_id)
+    assert space.spec.revision == commit
+    audio = noise(1, 2, 7 * space.spec.hop_length)
+    torch.testing.assert_close(space.encode(audio), load_latent_space(name, source=folder).encode(audio))

@@ -128,14 +128,19 @@ SPACES: dict[str, SpaceRow] = {
     "stable-audio-vae": _oobleck(
         "stabilityai/stable-audio-open-1.0",
         "Stability AI Community (gated)",
-        files=("vae/config.json",),
-        weights=("vae/diffusion_pytorch_model.safetensors",),
+        files=("vae/config.json", "config.json", "model_config.json"),
+        weights=(
+            "vae/diffusion_pytorch_model.safetensors",
+            "diffusion_pytorch_model.safetensors",
+            "model.safetensors",
+            "model.ckpt",
+        ),
     ),
     "diffrhythm-vae": _oobleck(
         "ASLP-lab/DiffRhythm-vae",
         "Stability AI Community",
-        files=(),
-        weights=("vae_model.pt",),
+        files=("config.json",),
+        weights=("vae_model.pt", "diffusion_pytorch_model.safetensors"),
         revision="74e2afacfd91dd1b96662c96dcef763c1258768b",
     ),
     "wavtokenizer-75": _wavtokenizer("novateur/WavTokenizer", ("WavTokenizer_small_320_24k_4096.ckpt",), 320),
