@@ -271,16 +271,17 @@ def test_edited_songs_keep_what_was_not_asked_for():
 
 
 def test_songs_do_not_depend_on_their_batch():
+    """Up to rounding: a matrix product of another batch size may sum in another order, and that depends on the machine."""
     model, style = tiny(), unit(3, 8)
     text = torch.randint(0, 21, (3, 20), generator=torch.Generator().manual_seed(0))
     options = {"frames": 20, "null_style": -style[:1], "steps": 4}
     together = sample(model, style, text=text, seed=5, **options)
     for song in range(3):
         alone = sample(model, style[song : song + 1], text=text[song : song + 1], seed=5 + song, **options)
-        torch.testing.assert_close(together[song], alone[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together[song], alone[0], rtol=1e-3, atol=1e-4)
     chosen = sample(model, style, text=text, seed=[7, 5, 5], **options)
     own = sample(model, style[1:2], text=text[1:2], seed=5, **options)
-    torch.testing.assert_close(chosen[1], own[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(chosen[1], own[0], rtol=1e-3, atol=1e-4)
 
 
 def test_seeds():
