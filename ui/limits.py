@@ -1,0 +1,14 @@
+"""What the page takes, and how much of it at once."""
+
+MAX_SECONDS = 60.0
+"""Longest sound that a visitor can bring, in seconds, decoded."""
+MAX_FILE = "30mb"
+"""Largest upload."""
+BUNDLES_LOADED = 2
+"""Bundles kept in memory for all visitors together."""
+WAITING = 64
+"""Visitors who may wait for their turn; the next one is told that the page is busy."""
+MODEL = {"concurrency_id": "model", "concurrency_limit": 2}
+"""Events that run a model share this queue: ``button.click(..., **MODEL)``."""
+KEPT_SECONDS = 3600
+"""Files that Gradio itself keeps (uploads) are deleted after this long; a visitor's own folder goes when the page is closed."""

@@ -1,0 +1,113 @@
+"""What is shared by all visitors (loaded bundles, read only) and what belongs to one (a sound in a folder of their own)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from sae_audio.audio import Sound, read
+from sae_audio.bundle import Bundle
+from sae_audio.latent_spaces import CHECKPOINTS, LatentSpace
+from sae_audio.pipeline import space_of
+from ui.limits import BUNDLES_LOADED, MAX_SECONDS
+
+
+class Source(NamedTuple):
+    """Where a bundle comes from; what the page's ``bundle`` state holds."""
+
+    where: str
+    """Folder, or Hub id ``user/name``."""
+    revision: str | None = None
+    """Commit or tag of a Hub repository."""
+
+    @property
+    def name(self) -> str:
+        """Short name for a heading or a link."""
+        return self.where if "/" in self.where and not Path(self.where).exists() else Path(self.where).name
+
+
+class Loaded(NamedTuple):
+    """A bundle and the latent space that it is for. Shared by all visitors: nobody changes it."""
+
+    bundle: Bundle
+    space: LatentSpace
+
+
+class Heard(NamedTuple):
+    """A visitor's current sound; what the page's ``heard`` state holds."""
+
+    name: str
+    """As the visitor knows it: a file name, "Recording", or the title of an example."""
+    path: str
+    """A file in the visitor's folder, or a shipped example."""
+
+    def sound(self) -> Sound:
+        """Read the sound; it was checked when it was brought."""
+        return read(self.path, max_minutes=MAX_SECONDS / 60)
+
+
+SHIPPED = Source(os.environ.get("BUNDLE", str(CHECKPOINTS / "etude")), os.environ.get("BUNDLE_REVISION"))
+"""Bundle that the page opens with."""
+
+_bundles: OrderedDict[Source, Loaded] = OrderedDict()
+_loading = threading.Lock()
+
+
+def loaded(source: Source) -> Loaded:
+    """Return a bundle with its latent space, loaded once for all visitors; the least recently used makes room.
+
+    Raises
+    ------
+    SaeAudioError
+        It cannot be loaded.
+    """
+    with _loading:
+        if source not in _bundles:
+            bundle = Bundle.from_pretrained(source.where, source.revision)
+            _bundles[source] = Loaded(bundle, space_of(bundle))
+        _bundles.move_to_end(source)
+        while len(_bundles) > BUNDLES_LOADED:
+            _bundles.popitem(last=False)
+        return _bundles[source]
+
+
+def folder(request: gr.Request) -> Path:
+    """Return the visitor's own folder, which is deleted when they leave. Files in it may be given to a ``gr.DownloadButton``.
+
+    It lies inside Gradio's own cache, so that a file that is offered for download is not copied a second time.
+    """
+    own = _folder(request.session_hash)
+    own.mkdir(parents=True, exist_ok=True)
+    return own
+
+
+def bring(upload: str, name: str, request: gr.Request) -> Heard:
+    """Make a file the visitor's sound: checked, and copied to their folder in place of the one before.
+
+    Raises
+    ------
+    AudioError
+        It cannot be read, or is outside the limits.
+    """
+    read(upload, max_minutes=MAX_SECONDS / 60)
+    path = folder(request) / f"sound{Path(upload).suffix.lower()}"
+    shutil.copyfile(upload, path)
+    return Heard(name, str(path))
+
+
+def leave(request: gr.Request) -> None:
+    """Delete the visitor's folder; runs when they close the page."""
+    shutil.rmtree(_folder(request.session_hash), ignore_errors=True)
+
+
+def _folder(session_hash: str | None) -> Path:
+    """The browser chooses its session's name, so only a digest of it becomes part of a path."""
+    return Path(get_upload_folder()) / "visitors" / hashlib.sha256(str(session_hash).encode()).hexdigest()[:32]
