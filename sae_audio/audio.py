@@ -62,19 +62,52 @@ def read(path: str | os.PathLike, *, max_minutes: float = MAX_MINUTES) -> Sound:
     ParameterError
         ``max_minutes`` is not positive.
     """
-    if not max_minutes > 0:
-        raise ParameterError(f"max_minutes is {max_minutes}; it must be more than 0")
     path = Path(path)
     _check_is_file(path)
+    return _decoded(path, path, max_minutes)
+
+
+def decode(content: bytes, name: str, *, max_minutes: float = MAX_MINUTES) -> Sound:
+    """Decode the bytes of a WAV, FLAC, OGG, MP3 or AIFF file, such as the cell of a table that holds one.
+
+    Parameters
+    ----------
+    content : bytes
+        The whole file, with the limits of ``read``.
+    name : str
+        What messages call it.
+    max_minutes : float
+        Longest duration that is decoded, in minutes, > 0.
+
+    Returns
+    -------
+    Sound
+        As ``read`` returns it for a file of these bytes.
+
+    Raises
+    ------
+    AudioError
+        The bytes are not audio, damaged or outside the limits.
+    ParameterError
+        ``max_minutes`` is not positive.
+    """
+    if not content:
+        raise AudioError(f"'{name}' is empty (0 bytes); there is no sound to decode")
+    return _decoded(io.BytesIO(content), name, max_minutes)
+
+
+def _decoded(file: Path | io.BytesIO, name: str | Path, max_minutes: float) -> Sound:
+    if not max_minutes > 0:
+        raise ParameterError(f"max_minutes is {max_minutes}; it must be more than 0")
     try:
-        with soundfile.SoundFile(path) as file:
-            _check_header(path, file.frames, file.samplerate, file.channels, max_minutes)
-            samples = file.read(dtype="float32", always_2d=True)
+        with soundfile.SoundFile(file) as opened:
+            _check_header(name, opened.frames, opened.samplerate, opened.channels, max_minutes)
+            samples = opened.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: soundfile takes .raw for headerless data
         reason = str(error).split(": ", 1)[-1].strip().rstrip(".").replace("\n", " ")
-        raise AudioError(f"'{path}' cannot be read as audio ({reason}); convert it to WAV, FLAC, OGG, MP3 or AIFF") from None
-    _check_samples(path, samples, file.samplerate)
-    return Sound(torch.from_numpy(np.ascontiguousarray(samples.T)), file.samplerate)
+        raise AudioError(f"'{name}' cannot be read as audio ({reason}); convert it to WAV, FLAC, OGG, MP3 or AIFF") from None
+    _check_samples(name, samples, opened.samplerate)
+    return Sound(torch.from_numpy(np.ascontiguousarray(samples.T)), opened.samplerate)
 
 
 def write(path: str | os.PathLike, samples: Tensor, sample_rate: int, *, bits: int = 16) -> None:
@@ -253,7 +286,7 @@ def _check_is_file(path: Path) -> None:
         raise AudioError(f"'{path}' is empty (0 bytes); export or download it again")
 
 
-def _check_header(path: Path, frames: int, rate: int, channels: int, max_minutes: float) -> None:
+def _check_header(path: str | Path, frames: int, rate: int, channels: int, max_minutes: float) -> None:
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(f"'{path}' has {rate} Hz; the limit is {MIN_RATE} to {MAX_RATE} Hz: resample it first (sox, ffmpeg)")
     if channels > MAX_CHANNELS:
@@ -263,7 +296,7 @@ def _check_header(path: Path, frames: int, rate: int, channels: int, max_minutes
         raise AudioError(f"'{path}' lasts {minutes:.1f} min; the limit is {max_minutes:g} min: cut it, or raise --max-minutes")
 
 
-def _check_samples(path: Path, samples: np.ndarray, rate: int) -> None:
+def _check_samples(path: str | Path, samples: np.ndarray, rate: int) -> None:
     seconds = len(samples) / rate
     if seconds < MIN_SECONDS:
         raise AudioError(f"'{path}' lasts {1000 * seconds:.1f} ms; the least is {1000 * MIN_SECONDS:g} ms: use a longer sound")
