@@ -1,7 +1,7 @@
 """Every number this project reports, defined once. Pure functions of tensors.
 
-SAE:     fvu, explained_variance, l0, sparsity, feature_density, dead_share
-probes:  accuracy, majority_rate, balanced_accuracy, within_one_bin, r2
+SAE:     fvu, explained_variance, l0, sparsity, feature_density, dead_share, matched_cosines
+probes:  accuracy, majority_rate, balanced_accuracy, within_one_bin, r2, proportion_interval
 """
 
 from __future__ import annotations
@@ -109,3 +109,66 @@ def r2(predicted: Tensor, target: Tensor) -> float:
     _check_same("r2", predicted, target)
     target = target.double()
     return float(1 - (target - predicted.double()).pow(2).sum() / (target - target.mean()).pow(2).sum())
+
+
+def proportion_interval(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of a share of ``n`` independent trials, for example an accuracy (scipy).
+
+    Parameters
+    ----------
+    right : int
+        Successes, 0 to n.
+    n : int
+        Trials, at least 1. Clips of one singer are not independent: across singers the true interval is wider.
+    level : float
+        Coverage, in (0, 1).
+
+    Returns
+    -------
+    (float, float)
+        Both ends, 0 to 1.
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in proportion_interval(320, 400)]
+    [0.758, 0.836]
+    """
+    from scipy.stats import binomtest
+
+    if not 0 <= right <= n or n < 1:
+        raise ParameterError(f"proportion_interval takes 0 to n successes of n >= 1 trials, got {right} of {n}")
+    ends = binomtest(right, n).proportion_ci(level, method="wilson")
+    return float(ends.low), float(ends.high)
+
+
+def matched_cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Return how alike two dictionaries are, feature by feature: cosines of the best one-to-one matching (Hungarian, scipy).
+
+    The matching maximises the summed cosine between decoder rows. Between random dictionaries the cosines are well above 0, the
+    more so the fewer channels there are; compare with those.
+
+    Parameters
+    ----------
+    a, b : Tensor [n, d_in], [m, d_in]
+        Decoder rows of two SAEs on the same latents, of any length; leave out the features that never fire.
+
+    Returns
+    -------
+    Tensor [min(n, m)]
+        float32 cosines, -1 to 1; in the order of the smaller dictionary.
+
+    Examples
+    --------
+    >>> import torch
+    >>> matched_cosines(torch.eye(3), torch.tensor([[0.0, 0.0, 2.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])).tolist()
+    [1.0, 0.7071067690849304, 1.0]
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not (len(a) and len(b)):
+        raise ParameterError(f"matched_cosines compares rows [n, d_in] and [m, d_in], got {list(a.shape)} and {list(b.shape)}")
+    small, large = (a, b) if len(a) <= len(b) else (b, a)
+    unit = [torch.nn.functional.normalize(rows.detach().float().cpu()) for rows in (small, large)]
+    cosines = unit[0] @ unit[1].T
+    rows, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
+    return cosines[torch.from_numpy(rows), torch.from_numpy(columns)]

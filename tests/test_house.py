@@ -18,8 +18,8 @@ LAYERS = {
     **dict.fromkeys(
         ["sae", "metrics", "descriptors", "properties", "probes", "control", "calibration", "atlas", "naming", "tally"], 1
     ),
-    "denoising": 1,
-    **dict.fromkeys(["audio", "latent_spaces", "etude", "diffrhythm", "activations", "training"], 2),
+    **dict.fromkeys(["denoising", "disentanglement", "factors"], 1),
+    **dict.fromkeys(["audio", "latent_spaces", "etude", "diffrhythm", "activations", "training", "vocalset"], 2),
     **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "plots", "traces"], 3),
     **dict.fromkeys(["evaluation", "pipeline", "recipe", "report", "cli", "__main__", "__init__"], 4),
     **dict.fromkeys(["generators", "generation", "recording", "steering", "cli_generate", "cli_output"], 4),
@@ -40,7 +40,7 @@ SHARED = (
     "wavtokenizer_decoder",
     "__init__",
 )
-HEAVY = ["gradio", "transformers", "diffusers", "matplotlib", "librosa", "encodec", "huggingface_hub"]
+HEAVY = ["gradio", "transformers", "diffusers", "matplotlib", "librosa", "encodec", "huggingface_hub", "sklearn"]
 
 
 def module_files() -> list[Path]:

@@ -85,3 +85,36 @@ def test_scores_agree_with_scikit_learn():
 def test_nothing_to_score_is_an_error(name):
     with pytest.raises(ParameterError, match="at least one element"):
         getattr(metrics, name)(torch.zeros(0), torch.zeros(0))
+
+
+def test_interval_of_an_accuracy():
+    low, high = metrics.proportion_interval(320, 400)
+    # Wilson: (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n) with p = 0.8, z = 1.96
+    assert (low, high) == pytest.approx((0.7580, 0.8363), abs=1e-4)
+    assert high - low == pytest.approx(0.08, abs=0.003)  # the ±4 points of 400 clips
+    assert metrics.proportion_interval(0, 10)[0] == 0
+    for right, n in ((1, 0), (5, 4), (-1, 4)):
+        with pytest.raises(ParameterError, match="successes"):
+            metrics.proportion_interval(right, n)
+
+
+def test_matched_cosines_find_permuted_features_whatever_their_length():
+    rows = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    assert metrics.matched_cosines(rows, 3 * rows[order]).tolist() == pytest.approx([1] * 40, abs=1e-5)
+    assert metrics.matched_cosines(rows[:5], rows[order]).tolist() == pytest.approx([1] * 5, abs=1e-5)
+    assert len(metrics.matched_cosines(rows, rows[:7])) == 7
+
+
+def test_matching_is_one_to_one():
+    # Both rows of a are nearest to b[0]; only one may have it. Best sum: 1 + 0 (a[0] with b[0]) against 0 + 0.8.
+    a = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.6, 0.0]])
+    b = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    assert metrics.matched_cosines(a, b).tolist() == pytest.approx([1, 0])
+    with pytest.raises(ParameterError, match="matched_cosines"):
+        metrics.matched_cosines(a, torch.zeros(0, 3))
+
+
+def test_random_dictionaries_match_far_less():
+    a, b = (torch.randn(200, 64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert float((metrics.matched_cosines(a, b) > 0.7).float().mean()) == 0

@@ -1,0 +1,185 @@
+"""DCI, MIG and SAP on representations for which they can be worked out by hand, and against scikit-learn."""
+
+import math
+
+import pytest
+import torch
+
+from sae_audio import disentanglement as measures
+from sae_audio.errors import ParameterError
+
+N, N_FACTORS = 200, 4
+
+
+def noise(rows: int, columns: int, seed: int) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def orthogonal(columns: int, rows: int = N) -> torch.Tensor:
+    """Columns of mean 0 and variance 1 whose sample correlations are exactly 0, so that a Lasso treats each on its own."""
+    with_mean = torch.cat([torch.ones(rows, 1, dtype=torch.float64), noise(rows, columns, 0)], 1)
+    return torch.linalg.qr(with_mean).Q[:, 1:] * math.sqrt(rows)
+
+
+FACTORS = orthogonal(N_FACTORS)
+
+
+def all_close(values, expected, abs=1e-6):
+    assert values.tolist() == pytest.approx([expected] * len(values), abs=abs)
+
+
+# A column of variance 1 that equals its factor gets the coefficient 1 − α = 0.9, all others 0; what is left over is 0.1 · factor.
+IDENTICAL = {
+    "identity": FACTORS,
+    "permutation": FACTORS[:, [2, 0, 3, 1]],
+    "other signs, scales and offsets": FACTORS * torch.tensor([-3.0, 0.01, 100.0, 1.0], dtype=torch.float64) + 7,
+    "constant columns beside": torch.cat([FACTORS, torch.full((N, 3), 5.0, dtype=torch.float64)], 1),
+}
+
+
+@pytest.mark.parametrize("name", IDENTICAL)
+def test_one_dimension_per_factor(name):
+    result = measures.dci(IDENTICAL[name], FACTORS, held_out=(IDENTICAL[name], FACTORS))
+    all_close(result.completeness, 1)
+    all_close(result.effective_dims, 1)
+    all_close(result.r2_in, 0.99)
+    all_close(result.r2_out, 0.99)
+    used = result.importance.sum(1) > 0
+    all_close(result.disentanglement[used], 1)
+    assert int(used.sum()) == N_FACTORS and result.disentanglement[~used].isnan().all()
+    assert measures.overall_disentanglement(result.importance) == pytest.approx(1)
+
+
+def test_turned_by_45_degrees_each_factor_lies_on_two_dimensions():
+    a, b, c, d = FACTORS.T
+    codes = torch.stack([a + b, a - b, c + d, c - d], 1) / math.sqrt(2)
+    result = measures.dci(codes, FACTORS)
+    # Each correlation is 1/√2, each coefficient 1/√2 − 0.1, each residual 2 · 0.1².
+    all_close(result.r2_in, 0.98)
+    all_close(result.effective_dims, 2)
+    all_close(result.completeness, 1 - math.log(2) / math.log(4))
+    all_close(result.disentanglement, 1 - math.log(2) / math.log(4))
+    all_close(measures.completeness(result.importance, n=2), 0)
+    all_close(measures.attribute_predictability(codes, FACTORS), 0)
+
+
+def test_a_factor_spread_over_all_dimensions_is_not_complete():
+    importance = torch.full((8, 2), 3.0)
+    all_close(measures.completeness(importance), 0)
+    all_close(measures.effective_dims(importance), 8)
+    all_close(measures.disentanglement(importance), 0)
+    assert measures.overall_disentanglement(importance) == pytest.approx(0)
+
+
+def test_duplicates_count_as_often_as_they_share_the_weight():
+    importance = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 4.0], [0.0, 0.0]])
+    assert measures.completeness(importance).tolist() == pytest.approx([1 - math.log(2) / math.log(4), 1])
+    assert measures.effective_dims(importance).tolist() == pytest.approx([2, 1])
+    assert measures.disentanglement(importance)[:3].tolist() == pytest.approx([1, 1, 1])
+
+
+def test_the_same_importances_look_more_complete_in_a_larger_dictionary():
+    """Why the paper's comparison of 2048 dimensions with 768 needs a common n."""
+    few, many = torch.zeros(768, 2), torch.zeros(2048, 2)
+    few[:16], many[:16] = 1, 1
+    assert measures.completeness(many)[0] > measures.completeness(few)[0] + 0.03
+    assert measures.completeness(few, n=2048).tolist() == pytest.approx(measures.completeness(many).tolist())
+    assert measures.effective_dims(few)[0] == pytest.approx(16) == measures.effective_dims(many)[0]
+
+
+def test_overall_disentanglement_weighs_dimensions_by_their_importance():
+    importance = torch.tensor([[3.0, 0.0], [0.5, 0.5]])  # scores 1 and 0, shares 3/4 and 1/4
+    assert measures.overall_disentanglement(importance) == pytest.approx(0.75)
+
+
+def test_what_nothing_predicts_is_undefined_and_not_complete():
+    factors = torch.cat([FACTORS[:, :2], torch.ones(N, 1, dtype=torch.float64), FACTORS[:, 3:]], 1)
+    result = measures.dci(FACTORS[:, :2], factors)
+    assert result.completeness.isnan().tolist() == [False, False, True, True]  # constant; and out of reach of these dimensions
+    assert result.r2_in.isnan().tolist() == [False, False, True, False]
+    assert float(result.r2_in[3]) == pytest.approx(0, abs=1e-9)
+    assert measures.top_factors(result.r2_in, 2).tolist() in ([0, 1], [1, 0])
+    assert len(measures.top_factors(result.r2_in)) == 3
+    assert math.isnan(measures.overall_disentanglement(torch.zeros(3, 2)))
+
+
+def test_noise_of_more_dimensions_than_rows_fits_in_sample_only():
+    factors = noise(100, 3, 1)
+    result = measures.dci(noise(100, 400, 2), factors, held_out=(noise(300, 400, 3), noise(300, 3, 4)))
+    assert result.r2_in.min() > 0.4
+    assert result.r2_out.max() < 0.05
+
+
+def test_missing_values_of_a_factor_are_left_out_of_it():
+    factors = FACTORS.clone()
+    factors[::7, 1] = torch.nan
+    result = measures.dci(FACTORS, factors, held_out=(FACTORS, factors))
+    assert result.completeness[[0, 2, 3]].tolist() == pytest.approx([1, 1, 1])
+    assert float(result.r2_in[1]) > 0.95 and float(result.r2_out[1]) > 0.95
+
+
+def test_boosted_trees_find_what_a_lasso_cannot():
+    x = noise(N, 6, 5)
+    factors = torch.stack([x[:, 0].abs(), x[:, 3]], 1)
+    boosted = measures.dci(x, factors, method="boosted")
+    assert boosted.importance.sum(0).tolist() == pytest.approx([1, 1])
+    assert boosted.importance.argmax(0).tolist() == [0, 3] and boosted.r2_in.min() > 0.9
+    assert measures.dci(x, factors).r2_in[0] < 0.1
+
+
+def test_mutual_information_agrees_with_scikit_learn():
+    reference = pytest.importorskip("sklearn.metrics")
+    codes, factor = noise(300, 5, 6), noise(300, 1, 7)[:, 0]
+    codes[:, 0] += factor
+    found = measures.mutual_information(codes, factor, bins=8)
+    place = lambda column: ((column - column.min()) / (column.max() - column.min()) * 8).long().clamp_max(7).numpy()  # noqa: E731
+    expected = [reference.mutual_info_score(place(column), place(factor)) for column in codes.T]
+    assert found.tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_gaps_by_hand():
+    # All 16 pairs of two independent factors of four values: I(a; a) = H(a) = ln 4, I(a; b) = 0.
+    a, b = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+    factors = torch.stack([a.flatten(), b.flatten()], 1)
+    all_close(measures.mutual_information_gap(factors, factors), 1)
+    all_close(measures.attribute_predictability(factors, factors), 1)
+    doubled = torch.cat([factors, 2 * factors], 1)
+    all_close(measures.mutual_information_gap(doubled, factors), 0)
+    all_close(measures.attribute_predictability(doubled, factors), 0)
+    all_close(measures.binned_entropy(factors), 2)
+    with_constant = torch.cat([factors, torch.ones(16, 1)], 1)
+    for measure in (measures.mutual_information_gap, measures.attribute_predictability):
+        assert measure(factors, with_constant).isnan().tolist() == [False, False, True]
+
+
+def test_interval_of_a_mean():
+    mean, low, high = measures.mean_interval(torch.tensor([1.0, 2.0, 3.0, torch.nan]))
+    assert mean == 2 and low == pytest.approx(1, abs=0.4) and high == pytest.approx(3, abs=0.4)
+    assert measures.mean_interval(torch.tensor([4.0]))[0] == 4 and math.isnan(measures.mean_interval(torch.tensor([4.0]))[1])
+    assert math.isnan(measures.mean_interval(torch.tensor([]))[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(codes=FACTORS[:10]), "codes .* and factors"),
+        (dict(codes=FACTORS[:, :1]), "at least 2 dimensions"),
+        (dict(factors=FACTORS[:, :1]), "at least 2 dimensions and 2 factors"),
+        (dict(held_out=(FACTORS[:, :2], FACTORS)), "columns of the others"),
+        (dict(method="ridge"), "lasso, boosted"),
+        (dict(alpha=0.0), "above 0"),
+    ],
+)
+def test_wrong_input_is_named(change, message):
+    values = dict(codes=FACTORS, factors=FACTORS) | change
+    with pytest.raises(ParameterError, match=message):
+        measures.dci(values.pop("codes"), values.pop("factors"), **values)
+
+
+def test_gaps_need_two_dimensions_and_bins():
+    with pytest.raises(ParameterError, match="n_dims >= 2"):
+        measures.mutual_information_gap(FACTORS[:, :1], FACTORS)
+    with pytest.raises(ParameterError, match="at least 2"):
+        measures.mutual_information(FACTORS, FACTORS[:, 0], bins=1)
+    with pytest.raises(ParameterError, match="at least 2"):
+        measures.completeness(torch.ones(1, 2))
