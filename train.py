@@ -26,9 +26,12 @@ import torch
 from sae_audio.cli import Parser, guarded
 from sae_audio.errors import ParameterError
 
-RECORDED = ("space", "tap", "sae", "d_sae", "k", "l1", "l1_on", "steps", "batch_size", "lr", "mode", "control_clips", "seed")
+RECORDED = (
+    *("space", "tap", "layer", "source_revision", "dtype", "sae", "d_sae", "k", "l1", "l1_on"),
+    *("steps", "batch_size", "lr", "mode", "control_clips", "seed"),
+)
 """Options that decide the result; they go into the bundle's provenance."""
-NOT_KEPT = ("config", "resume", "debug", "device", "dtype", "trust_remote_code")
+NOT_KEPT = ("config", "resume", "debug", "device", "trust_remote_code")
 """Options that belong to one run on one machine."""
 LICENCES = {
     "Apache-2.0": "apache-2.0",
@@ -210,7 +213,9 @@ def main(options: argparse.Namespace) -> None:
         control_clips=options.control_clips,
     )
     say(f"1/5 latents of '{options.space}', {space.spec.tap}, into {work / 'latents'}")
-    settings = None if options.audio else {"corpus": options.corpus, "minutes": options.minutes, "seed": options.seed}
+    settings = {} if options.audio else {"corpus": options.corpus, "minutes": options.minutes, "seed": options.seed}
+    if options.dtype != "float32":  # a store that says nothing holds float32
+        settings["dtype"] = options.dtype
     store = extract(
         space, sources(options), work / "latents", seed=options.seed, tracker=options.tracker, settings=settings, progress=leader
     )

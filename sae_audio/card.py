@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from sae_audio.bundle_format import SAELENS_VARIANTS
@@ -128,7 +129,8 @@ def _eval_results(bundle: Bundle) -> list:
 
 def _introduction(bundle: Bundle) -> str:
     spec, config = bundle.spec, bundle.sae.config
-    source = f"[{spec.repo}](https://huggingface.co/{spec.repo}) at `{spec.revision}`" if spec.revision else f"`{spec.repo}`"
+    link = f"[{spec.repo}](https://huggingface.co/{spec.repo}) at `{spec.revision}`"
+    source = link if spec.revision else f"`{_folder(spec.repo)}`"
     parts = ["probes"] * bool(bundle.probes) + ["control vectors"] * bool(bundle.controls) + ["an atlas of its features"]
     return f"""\
 # Sparse autoencoder for {spec.name}
@@ -136,6 +138,11 @@ def _introduction(bundle: Bundle) -> str:
 A `{config.variant}` sparse autoencoder with {config.d_sae:,} features on the {spec.d_in}-channel latents of {source}
 (tap `{spec.tap}`, {spec.frame_rate:g} frames per second, {spec.sample_rate:,} Hz), with {_listed(parts)} for
 {_listed(bundle.properties)}."""
+
+
+def _folder(repo: str) -> str:
+    """Return the name alone of a folder somewhere on a disk: a published card should not tell where."""
+    return PurePath(repo).name if PurePath(repo).is_absolute() else repo
 
 
 def _use(bundle: Bundle) -> str:

@@ -85,6 +85,9 @@ def _parser() -> Parser:
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     model = argparse.ArgumentParser(add_help=False, parents=[common])
     model.add_argument("--source", help="folder, file or Hub id of the model's checkpoint (default: where the bundle says)")
+    model.add_argument(
+        "--source-revision", metavar="R", help="branch, tag or commit of the model on the Hub (default: the bundle's)"
+    )
     model.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
     model.add_argument("--dtype", default="float32", help="float32; on an accelerator also bfloat16, float16")
     model.add_argument(
@@ -242,6 +245,7 @@ def _space_of(bundle: Bundle, arguments: argparse.Namespace) -> LatentSpace:
     return space_of(
         bundle,
         source=arguments.source,
+        revision=arguments.source_revision,
         device=arguments.device,
         dtype=arguments.dtype,
         trust_remote_code=arguments.trust_remote_code,
@@ -256,6 +260,7 @@ def _spaces(arguments: argparse.Namespace) -> None:
     for name, row in SPACES.items():
         missing = [package for package in row.packages if find_spec(package) is None]
         needs = f"pip install {' '.join(missing)}" if missing else "ready" if row.shipped else f"downloads {row.source}"
+        needs += f"; {row.needs}" if row.needs else ""
         rate = row.sample_rate / row.hop_length
         taps = list(row.taps) or [f"layer {layer}" for layer in range(row.layers + 1)]
         shown = ", ".join(row.taps) or f"layer 0-{row.layers}"
@@ -272,6 +277,7 @@ def _spaces(arguments: argparse.Namespace) -> None:
             "licence": row.licence,
             "source": row.source,
             "missing_packages": missing,
+            "needs": row.needs,
         }
     if arguments.json != "-":
         header = ["space", "Hz", "channels", "frames/s", "d_in", "taps", "steers", "licence of weights", "needs"]

@@ -31,7 +31,7 @@ def add_commands(commands: argparse._SubParsersAction, common: argparse.Argument
     commands : subparsers
         Of ``sae-audio``.
     common : ArgumentParser
-        Options of every command that runs a model: --debug, --source, --device, --dtype, --trust-remote-code.
+        Options of every command that runs a model: --debug, --source, --source-revision, --device, --dtype, --trust-remote-code.
     bundle : str
         Default of --bundle.
     """
@@ -195,11 +195,12 @@ def _space(model: Model, bundle: Bundle | None, arguments: argparse.Namespace) -
     from sae_audio.latent_spaces import load_latent_space
     from sae_audio.pipeline import space_of
 
-    options = {"source": arguments.source, "device": arguments.device, "dtype": arguments.dtype}
+    options = {"source": arguments.source, "revision": arguments.source_revision, "device": arguments.device}
+    options |= {"dtype": arguments.dtype, "trust_remote_code": arguments.trust_remote_code}
     if bundle is None:
-        return load_latent_space(model.space, trust_remote_code=arguments.trust_remote_code, **options)
+        return load_latent_space(model.space, **options)
     check_fits(model, bundle.spec)
-    return space_of(bundle, trust_remote_code=arguments.trust_remote_code, **options)
+    return space_of(bundle, **options)
 
 
 def _changed(song: Song, space: Codec) -> dict:

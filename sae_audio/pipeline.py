@@ -62,6 +62,7 @@ def space_of(
     bundle: Bundle,
     *,
     source: str | os.PathLike | None = None,
+    revision: str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
     trust_remote_code: bool = False,
@@ -74,6 +75,9 @@ def space_of(
         Says which model, tap and revision.
     source : str or path, optional
         Folder, file or Hub repository of the model's checkpoint where it is no longer where the bundle was trained from.
+    revision : str, optional
+        Branch, tag or commit of the model's Hub repository; by default the commit that the bundle was trained on, unless
+        ``source`` names another place.
     device, dtype, trust_remote_code
         As in ``load_latent_space``.
 
@@ -87,9 +91,9 @@ def space_of(
     spec = bundle.spec
     row = SPACES.get(spec.name)
     shipped = row is not None and row.shipped and spec.repo == f"checkpoints/{row.source}"
-    where = {} if shipped else {"source": spec.repo, "revision": spec.revision}
-    if source is not None:
-        where = {"source": source}
+    if source is None or str(source) == spec.repo:
+        source, revision = None if shipped else spec.repo, revision or spec.revision
+    where = {"source": source, "revision": revision}
     space = load_latent_space(spec.name, tap=spec.tap, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **where)
     trained_on = bundle.provenance.get("signature")
     if trained_on is not None and not same_weights(trained_on, signature(space)):

@@ -42,6 +42,8 @@ class SpaceRow:
     """Whether ``source`` is a folder of ``checkpoints/`` rather than a Hub repository."""
     revision: str | None = None
     """Commit of the Hub repository to take unless told; None is its newest."""
+    needs: str = ""
+    """What the weights ask for beyond a download; nothing for most."""
     remote_code: bool = False
     """Whether some checkpoints of this kind need Python code of their own, which runs only where the user says so."""
     files: tuple[str, ...] = ("config.json",)
@@ -87,7 +89,7 @@ def _encoder(source: str, licence: str, **values) -> SpaceRow:
     return _transformers("waveform_encoder", "WaveformEncoder", source, licence, **values)
 
 
-def _mert(size: str, layers: int, d_in: int) -> SpaceRow:
+def _mert(size: str, layers: int, d_in: int, needs: str = "") -> SpaceRow:
     files = (*CONFIGS, "*.py")
     return _encoder(
         f"m-a-p/MERT-v1-{size}",
@@ -98,6 +100,7 @@ def _mert(size: str, layers: int, d_in: int) -> SpaceRow:
         files=files,
         remote_code=True,
         model_type="mert_model",
+        needs=needs,
     )
 
 
@@ -128,6 +131,7 @@ SPACES: dict[str, SpaceRow] = {
     "stable-audio-vae": _oobleck(
         "stabilityai/stable-audio-open-1.0",
         "Stability AI Community (gated)",
+        needs="gated: accept the licence on the Hub",
         files=("vae/config.json", "config.json", "model_config.json"),
         weights=(
             "vae/diffusion_pytorch_model.safetensors",
@@ -180,7 +184,7 @@ SPACES: dict[str, SpaceRow] = {
     "wavlm-base-plus": _encoder("microsoft/wavlm-base-plus", "MIT by its authors; not stated on the card", model_type="wavlm"),
     "wav2vec2-base": _encoder("facebook/wav2vec2-base", "Apache-2.0", model_type="wav2vec2"),
     "mert-v1-95m": _mert("95M", 12, 768),
-    "mert-v1-330m": _mert("330M", 24, 1024),
+    "mert-v1-330m": _mert("330M", 24, 1024, "--trust-remote-code with a pinned commit"),
     "whisper-tiny": _whisper("tiny", 4, 384),
     "whisper-base": _whisper("base", 6, 512),
     "whisper-small": _whisper("small", 12, 768),
