@@ -18,11 +18,11 @@ LAYERS = {
     **dict.fromkeys(
         ["sae", "metrics", "descriptors", "properties", "probes", "control", "calibration", "atlas", "naming", "tally"], 1
     ),
-    **dict.fromkeys(["denoising", "disentanglement", "factors"], 1),
+    **dict.fromkeys(["activity", "denoising", "disentanglement", "factors"], 1),
     **dict.fromkeys(["audio", "latent_spaces", "etude", "diffrhythm", "activations", "training", "vocalset"], 2),
     **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "plots", "traces"], 3),
     **dict.fromkeys(["evaluation", "pipeline", "recipe", "report", "cli", "__main__", "__init__"], 4),
-    **dict.fromkeys(["generators", "generation", "recording", "steering", "cli_generate", "cli_output"], 4),
+    **dict.fromkeys(["audition", "generators", "generation", "recording", "steering", "cli_generate", "cli_output"], 4),
 }
 # Of latent_spaces: everything else there is an adapter.
 SHARED = (

@@ -6,6 +6,7 @@ validation clip uses, and say so. Every clip is a pure function of (seed, split,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -133,6 +134,26 @@ def make_clip(split: str, seed: int, index: int, source: str) -> Clip:
     voices = int(rng.integers(2, 5)) if rng.random() < 0.3 else 1
     score = write_score(key, low=instrument.low, high=instrument.high, voices=voices, duration=CLIP_SECONDS)
     return Clip(f"{kind}-{split}-{seed}-{index:05d}", split, instrument, score, held_out, key)
+
+
+def clip_named(name: str) -> Clip:
+    """Return the clip that has a name, of any corpus and seed: clips are functions of their names.
+
+    Raises
+    ------
+    ParameterError
+        No clip is named so.
+
+    Examples
+    --------
+    >>> clip_named("additive-train-0-00001").timbre == make_clip("train", 0, 1, "additive").timbre
+    True
+    """
+    found = re.fullmatch(rf"({'|'.join(SOURCES[:2])})-({'|'.join(SPLITS)})-(\d+)-(\d+)", name, re.ASCII)
+    if not found:
+        raise ParameterError(f"'{name}' is not the name of a synthesised clip, such as additive-train-0-00001")
+    kind, split, seed, index = found.groups()
+    return make_clip(split, int(seed), int(index), kind)
 
 
 def _pick(rng: np.random.Generator, kind: str, held_out: bool) -> Timbre:
