@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -142,8 +143,9 @@ def _parser() -> Parser:
     spaces.set_defaults(run=_spaces)
 
     convert = commands.add_parser("convert", parents=[common], help="write an Oobleck VAE of any layout as a diffusers folder")
-    convert.add_argument("source", metavar="SOURCE", help="vae_model.pt, model.safetensors or model.ckpt, or a folder with one")
-    convert.add_argument("output", metavar="OUT", help="folder for config.json and the weights as safetensors")
+    path = {"type": expanduser}
+    convert.add_argument("source", **path, metavar="SOURCE", help="vae_model.pt, model.safetensors, model.ckpt, or its folder")
+    convert.add_argument("output", **path, metavar="OUT", help="folder for config.json and the weights as safetensors")
     convert.add_argument("--space", choices=("stable-audio-vae", "diffrhythm-vae"), required=True, help="what the VAE is")
     convert.set_defaults(run=_convert)
     return parser
@@ -287,11 +289,9 @@ def _spaces(arguments: argparse.Namespace) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from sae_audio.latent_spaces import load_latent_space
-    from sae_audio.latent_spaces.oobleck import convert
+    from sae_audio.latent_spaces import convert
 
-    load_latent_space(arguments.space, source=Path(arguments.source))  # refuses what belongs to another space
-    for written in convert(arguments.source, arguments.output):
+    for written in convert(arguments.space, arguments.source, arguments.output):
         print(f"wrote {written}")
 
 

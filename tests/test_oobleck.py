@@ -14,7 +14,7 @@ from tiny_oobleck import NORMS, RATIOS, Vae, archive, tiny_diffusers, tiny_vae
 
 from sae_audio import cli
 from sae_audio.errors import LatentSpaceError, OutputError
-from sae_audio.latent_spaces import load_latent_space, oobleck
+from sae_audio.latent_spaces import load_latent_space, oobleck, oobleck_archive
 from sae_audio.latent_spaces.oobleck import Oobleck, OobleckArchive, convert, halo
 from sae_audio.latent_spaces.oobleck_names import canonical, infer_config
 
@@ -170,6 +170,7 @@ def test_half_precision_files_become_float32(tmp_path):
     ("config", "message"),
     [
         ({"sample_rate": 48_000}, "sample_rate 48000, but 'stable-audio-vae' has 44100"),
+        ({"sample_rate": None}, "model_config.json has sampling_rate null; it must be like 44100, or left out"),
         ({"model": {"pretransform": {"config": {"decoder": {"config": {"final_tanh": True}}}}}}, "with final_tanh"),
         ({"model": {"decoder": {"config": {"channels": 128}}}}, "with final_tanh"),  # true unless stated, in that library
         ({"sample_rate": 44_100, "model": {"decoder": {"config": {"final_tanh": False}}}}, None),
@@ -293,6 +294,21 @@ def test_convert_writes_what_diffusers_reads(tmp_path, capsys, kind, space):
     assert torch.equal(converted, load_latent_space(space, source=source).encode(AUDIO))
 
 
+def test_convert_finds_the_home_and_reads_the_model_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    archive(tmp_path / "vae_model.pt")
+    built = []
+    monkeypatch.setattr(oobleck, "extract", lambda file: built.append(file) or oobleck_archive.extract(file))
+    assert cli.main(["convert", "~/vae_model.pt", "~/out", "--space", "diffrhythm-vae"]) == 0
+    assert (tmp_path / "out" / "config.json").exists() and built == [tmp_path / "vae_model.pt"]
+
+
+def test_convert_writes_nothing_of_another_space(tmp_path, capsys):
+    save_tensors(tiny_vae(audio=1).state_dict(), tmp_path / "model.safetensors")
+    assert cli.main(["convert", str(tmp_path), str(tmp_path / "out"), "--space", "stable-audio-vae"]) == 2
+    assert "has channels 1, but 'stable-audio-vae' has 2" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_converting_weight_normalised_tensors_changes_none(tmp_path):
     tiny_diffusers(tmp_path)
     convert(tmp_path, tmp_path / "out")
@@ -367,8 +383,14 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, change, message):
         ({"sampling_rate": 48_000}, "has sample_rate 48000, but '.*' has 44100"),
         ({"downsampling_ratios": [2, 4, 4, 8, 4]}, "has misshapen tensors"),
         ({"downsampling_ratios": [2, 4, 4, 8, 5]}, "has even ones"),
-        ({"downsampling_ratios": "2"}, "has even ones"),
-        ({"channel_multiples": 3}, "describes no Oobleck"),
+        ({"downsampling_ratios": []}, "has even ones"),
+        ({"downsampling_ratios": [None]}, "has even ones"),
+        ({"downsampling_ratios": "2"}, r'has downsampling_ratios "2"; it must be like \[2, 4, 4, 8, 8\], or left out'),
+        ({"channel_multiples": 3}, r"has channel_multiples 3; it must be like \[1, 1, 2, 2, 2\]"),
+        ({"channel_multiples": [None]}, "describes no Oobleck"),
+        ({"decoder_input_channels": None}, "has decoder_input_channels null; it must be like 4, or left out"),
+        ({"sampling_rate": None}, "has sampling_rate null; it must be like 44100"),
+        ({"audio_channels": True}, "has audio_channels true; it must be like 2"),
         ({"audio_channels": 1}, "has misshapen tensors: decoder.conv2"),
         ({"codebooks": 4, "levels": 2}, "has settings that no Oobleck has: codebooks, levels"),
     ],

@@ -6,6 +6,7 @@ import importlib
 import re
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sae_audio.latent_spaces.base import Codec, Encoder, LatentSpace, layer_of
 from sae_audio.latent_spaces.loading import read_config
 from sae_audio.latent_spaces.table import CONFIGS, SPACES, SpaceRow, generic_row
 
-__all__ = ["SPACES", "Codec", "Encoder", "LatentSpace", "SpaceRow", "load_latent_space"]
+__all__ = ["SPACES", "Codec", "Encoder", "LatentSpace", "SpaceRow", "convert", "load_latent_space"]
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 """Folder of the models that ship with the repository; the same whatever the working directory is."""
@@ -104,6 +105,37 @@ def load_latent_space(
     if not name.startswith(GENERIC):
         _check_geometry(name, row, space)
     return space
+
+
+def convert(name: str, source: str | Path, out: str | Path) -> list[Path]:
+    """Write the checkpoint of an Oobleck VAE, of any published layout, as a diffusers folder.
+
+    Parameters
+    ----------
+    name : str
+        ``stable-audio-vae`` or ``diffrhythm-vae``: what the checkpoint is to be.
+    source : str or Path
+        Its folder or file.
+    out : str or Path
+        Folder for ``config.json`` and the weights; made if it does not exist.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    LatentSpaceError
+        There is no such checkpoint, or it belongs to another space, or it cannot be converted.
+    OutputError
+        The folder cannot be written to.
+    """
+    row = SPACES[name]
+    _check_packages(name, row)
+    found, *_ = _find(name, row, Path(source), None)
+    module = importlib.import_module(f"sae_audio.latent_spaces.{row.module}")
+    return module.convert(found, out, partial(_check_geometry, name, row))
 
 
 def _tap(tap: str | None, layer: int | None) -> str | None:

@@ -10,7 +10,7 @@ stay in the caches; layers near the latents see up to 10 frames around but are c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -134,7 +134,7 @@ class OobleckArchive(Oobleck):
         return exact(self.model.decode_export, latents, step_in=1, step_out=hop, window=window, halo=far)
 
 
-def convert(source: str | Path, out: str | Path) -> list[Path]:
+def convert(source: str | Path, out: str | Path, check: Callable[[Oobleck], None] = lambda space: None) -> list[Path]:
     """Write a checkpoint of any layout as a diffusers folder, each file whole or not at all.
 
     Parameters
@@ -143,6 +143,8 @@ def convert(source: str | Path, out: str | Path) -> list[Path]:
         A file or folder that ``load_latent_space("stable-audio-vae", source=…)`` takes.
     out : str or Path
         Folder for ``config.json`` and ``diffusion_pytorch_model.safetensors``; made if it does not exist.
+    check : callable
+        Takes the checkpoint as a space before anything is written, and raises if it is not to be converted.
 
     Returns
     -------
@@ -160,7 +162,9 @@ def convert(source: str | Path, out: str | Path) -> list[Path]:
     found = _read(file)
     if found is None:
         raise LatentSpaceError(f"{file} keeps its weights to itself and cannot be converted; load it as it is")
-    return save_weights(found[0], out)
+    weights, model = found
+    check(Oobleck(model, repo=str(source)))
+    return save_weights(weights, out)
 
 
 def halo(ratios: Sequence[int], hop: int, latent_taps: int = 0) -> int:

@@ -162,12 +162,21 @@ def _stated(path: Path, inferred: dict[str, Any]) -> dict[str, Any]:
             raise LatentSpaceError(
                 f"{path.parent / 'config.json'} has settings that no Oobleck has: {', '.join(sorted(unknown))}"
             )
-        return config | given
+        return config | _checked(path.parent / "config.json", given, config)
     if path.name != DIFFUSERS and (path.parent / "model_config.json").is_file():
         given = read_config(path.parent, "model_config.json")
         _check_tanh(path.parent / "model_config.json", given)
-        config["sampling_rate"] = given.get("sample_rate", ASSUMED_RATE)
+        rate = {"sampling_rate": given.get("sample_rate", ASSUMED_RATE)}
+        return config | _checked(path.parent / "model_config.json", rate, config)
     return config
+
+
+def _checked(path: Path, given: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """Return settings; ``LatentSpaceError`` for one that is not of the kind of the usual one, such as null."""
+    for name, value in given.items():
+        if type(value) is not type(usual[name]):
+            raise LatentSpaceError(f"{path} has {name} {json.dumps(value)}; it must be like {usual[name]}, or left out")
+    return given
 
 
 def _check_tanh(path: Path, given: dict[str, Any]) -> None:
