@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+import shutil
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,20 +33,11 @@ from sae_audio.sae import SAE, SAEConfig, build_sae
 from sae_audio.sealed import read_sealed, write_sealed
 from sae_audio.spec import LatentSpec
 
+if TYPE_CHECKING:
+    from sae_audio.hub import Published
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def _no_hub(repo_id: str, revision: str | None) -> Path:
-    at = f" --revision {revision}" if revision else ""
-    raise BundleError(
-        f"there is no folder {repo_id}, and this version does not pull from the Hub (that comes with Part 4); "
-        f"run `hf download {repo_id}{at} --local-dir DIR` and give DIR"
-    )
-
-
-fetch: Callable[[str, str | None], Path] = _no_hub
-"""Gets the folder of a Hub repository at a revision; ``hub``, which may use the network, puts its own here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +100,15 @@ class Bundle:
     save_pretrained = save
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike, revision: str | None = None) -> Bundle:
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike,
+        revision: str | None = None,
+        *,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+    ) -> Bundle:
         """Load a bundle and check all of it.
 
         Parameters
@@ -115,27 +116,75 @@ class Bundle:
         source : path or str
             Folder of a bundle, or the id ``user/name`` of a Hub repository.
         revision : str, optional
-            Branch, tag or commit of the repository.
+            Branch, tag or commit of the repository; by default the newest of ``main``.
+        token : str or bool, optional
+            Access token of the Hub; by default the one that is stored or in HF_TOKEN. False sends none: for ids that strangers
+            typed.
+        cache_dir : path, optional
+            Where downloads are kept; by default the Hub's own cache.
+        local_files_only : bool
+            Take what is in the cache and ask nobody.
 
         Returns
         -------
         Bundle
-            On the CPU; activations are bit for bit those of the SAE that was saved.
+            On the CPU; activations are bit for bit those of the SAE that was saved. Where the Hub cannot be reached it is the
+            version in the cache, with a warning.
 
         Raises
         ------
         BundleError
             Missing, damaged, foreign or of another format version; the message says what, and what to do.
+        HubError
+            The repository or revision does not exist, may not be read, or is out of reach with nothing in the cache.
         """
         folder = Path(source)
         if not folder.exists() and HUB_ID.fullmatch(str(source)):
-            folder = Path(fetch(str(source), revision))
+            from sae_audio.hub import pull
+
+            folder = pull(str(source), revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         elif revision is not None:
             raise BundleError(f"{source} is a local path, which has no revision '{revision}'; leave the revision out")
         files = read_sealed(folder)
         parts = from_files(files, str(folder))
         check(parts, str(folder))
         return cls._from_parts(parts, files, str(folder))
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, revision: str | None = None, token: str | bool | None = None
+    ) -> Published:
+        """Publish the bundle on the Hub as one commit; ``hub.push`` says how, and what can go wrong.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``user/name``; made if it does not exist.
+        private : bool
+            Make it private. A repository that exists and is public is refused, not changed.
+        revision : str, optional
+            Branch to publish to, made if it does not exist; by default ``main``.
+        token : str or bool, optional
+            Access token; by default the one that is stored or in HF_TOKEN.
+
+        Returns
+        -------
+        Published
+            Page, commit and what changed.
+
+        Raises
+        ------
+        BundleError
+            The parts do not fit each other.
+        HubError
+            Refused, or out of reach. The bundle is kept in a folder that the message names, with the command that goes on.
+        """
+        from sae_audio.hub import check_push, push
+
+        check_push(repo_id, private=private, revision=revision, token=token)
+        folder = self.save(Path(tempfile.mkdtemp(prefix="bundle-")) / repo_id.split("/")[1])
+        done = push(folder, repo_id, private=private, revision=revision, token=token)
+        shutil.rmtree(folder.parent)  # only now: what could not be published is kept
+        return done
 
     def _parts(self) -> Parts:
         probes = {key: split_fields(probe) for key, probe in self.probes.items()}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sae_audio.bundle_format import SAELENS_VARIANTS
 from sae_audio.control import UNITS
+from sae_audio.latent_spaces.table import SPACES
 
 if TYPE_CHECKING:
     from sae_audio.bundle import Bundle
@@ -25,7 +26,22 @@ READERS = {
     "random": "random dictionary, as sparse",
     "untrained": "untrained SAE",
 }
+FOLDER = "FOLDER"
+"""Stands in the commands of a card for where the bundle is, until ``addressed`` says."""
+SEE_BASE = "see-base-model"
+STABILITY = "Stability AI Community"
+LICENCE_NAMES = {STABILITY: "stable-audio-community"}
+"""Names on the Hub of licences that have no identifier there."""
 TAGS = ["sparse-autoencoder", "mechanistic-interpretability", "audio", "steering", "interpretability"]
+SAELENS_IMPORT = "from sae_lens import SAE"
+SAELENS = f"""
+SAELens loads the SAE as it is:
+
+```python
+{SAELENS_IMPORT}
+
+sae = SAE.load_from_disk("{FOLDER}")
+```"""
 N_EXAMPLES = 12
 """Named features shown in the card."""
 PAPERS = """\
@@ -67,16 +83,44 @@ def model_card(bundle: Bundle) -> str:
     sections = [
         _introduction(bundle),
         _use(bundle),
-        _reconstruction(bundle.metrics.get("sae", {})),
+        _reconstruction(bundle),
         _probes(bundle),
         _control(bundle.metrics.get("control", {}).get("trials", [])),
         _features(bundle),
         _figures(bundle),
         _limits(bundle),
+        _licence(bundle),
         _provenance(bundle.provenance),
         f"## Citation\n\nThis bundle was made with sae_audio, after\n\n{PAPERS}",
     ]
     return f"---\n{_metadata(bundle)}\n---\n\n" + "\n\n".join(section.strip() for section in sections if section) + "\n"
+
+
+def addressed(card: str, repo_id: str, revision: str | None = None) -> str:
+    """Return a card whose commands name a Hub repository, and a branch of it, in place of a folder.
+
+    Parameters
+    ----------
+    card : str
+        From ``model_card``; one that was edited is changed only where it still has the original commands.
+    repo_id : str
+        ``user/name``.
+    revision : str, optional
+        Branch, tag or commit; none for ``main``.
+
+    Examples
+    --------
+    >>> addressed('Bundle.from_pretrained("FOLDER")', "user/name", "dev")
+    'Bundle.from_pretrained("user/name", revision="dev")'
+    """
+    python = f'"{repo_id}"' + (f', revision="{revision}"' if revision else "")
+    shell = repo_id + (f" --revision {revision}" if revision else "")
+    return (
+        card.replace(SAELENS_IMPORT, f"from huggingface_hub import snapshot_download\n{SAELENS_IMPORT}")
+        .replace(f'load_from_disk("{FOLDER}")', f"load_from_disk(snapshot_download({python}))")
+        .replace(f'from_pretrained("{FOLDER}")', f"from_pretrained({python})")
+        .replace(f"--bundle {FOLDER}", f"--bundle {shell}")
+    )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -97,13 +141,16 @@ def _metadata(bundle: Bundle) -> str:
     from huggingface_hub import ModelCardData
 
     config, spec = bundle.sae.config, bundle.spec
-    results = _eval_results(bundle)
+    results, data = _eval_results(bundle), _data(bundle)
+    base = spec.repo if spec.revision else None  # only a space from the Hub has a revision
     data = ModelCardData(
-        license=str(bundle.provenance.get("license", "apache-2.0")),
+        **_licence_fields(bundle),
         library_name="sae-audio",
         pipeline_tag="feature-extraction",
-        tags=[*TAGS, spec.name],
-        base_model=spec.repo if spec.revision else None,  # only a space from the Hub has a revision
+        tags=[*TAGS, *([] if ":" in spec.name else [spec.name])],  # hf:user/model is no tag
+        base_model=base,
+        base_model_relation="adapter" if base else None,  # unless told the Hub takes it for a fine-tuned model
+        datasets=data.get("dataset"),
         model_name=f"{spec.name} {config.variant} SAE, {config.d_sae} features" if results else None,
         eval_results=results or None,
     )
@@ -118,13 +165,33 @@ def _eval_results(bundle: Bundle) -> list:
     for prop in bundle.properties:
         score = bundle.metrics.get("probes", {}).get(prop, {}).get("acts", {}).get("balanced_accuracy")
         values.append(("accuracy", f"{prop} probe, balanced accuracy", score))
-    data = bundle.provenance.get("data", {})
-    name = data if isinstance(data, str) else data.get("name", "held-out recordings") if isinstance(data, Mapping) else str(data)
+    data = _data(bundle)
+    where = (data.get("dataset") or "custom", data.get("name") or data.get("dataset") or "held-out recordings")
     return [
-        EvalResult("feature-extraction", "custom", name, key, float(f"{value:.4g}"), metric_name=label)
+        EvalResult("feature-extraction", *where, key, float(f"{value:.4g}"), metric_name=label)
         for key, label, value in values
         if value is not None
     ]
+
+
+def _data(bundle: Bundle) -> Mapping:
+    """What it was trained on: ``name``, and ``dataset`` if that is one of the Hub's."""
+    data = bundle.provenance.get("data", {})
+    return data if isinstance(data, Mapping) else {"name": str(data)}
+
+
+def _licence_fields(bundle: Bundle) -> dict[str, str]:
+    """The Hub's metadata of a licence; one that has no identifier there needs a name and a link."""
+    licence = str(bundle.provenance.get("license", "apache-2.0"))
+    if licence != "other" or not bundle.spec.revision:
+        return {"license": licence}
+    name = LICENCE_NAMES.get(_licence_of_base(bundle), SEE_BASE)
+    return {"license": licence, "license_name": name, "license_link": f"https://huggingface.co/{bundle.spec.repo}"}
+
+
+def _licence_of_base(bundle: Bundle) -> str:
+    """What is known of the licence of the base model's weights, without the remark in brackets."""
+    return SPACES[bundle.spec.name].licence.split(" (")[0] if bundle.spec.name in SPACES else ""
 
 
 def _introduction(bundle: Bundle) -> str:
@@ -148,39 +215,41 @@ def _folder(repo: str) -> str:
 def _use(bundle: Bundle) -> str:
     controls = [f"--{name} {amount}" for name, amount in (("loudness", "-6"), ("brightness", "+0.5")) if name in bundle.controls]
     controls = ["--pitch C5"] * ("pitch" in bundle.controls) + controls
-    steer = f"\npython -m sae_audio steer sound.wav {' '.join(controls)} -o steered.wav --bundle FOLDER" if controls else ""
-    saelens = "\nThe folder also loads in SAELens: `sae_lens.SAE.load_from_disk(FOLDER)`." if _in_saelens(bundle) else ""
+    steer = f"\npython -m sae_audio steer sound.wav {' '.join(controls)} -o steered.wav --bundle {FOLDER}" if controls else ""
     return f"""\
 ## Use
 
 ```python
 from sae_audio import Bundle, analyse
 
-bundle = Bundle.from_pretrained("FOLDER")
-view = analyse(bundle, "sound.wav")
+bundle = Bundle.from_pretrained("{FOLDER}")
+view = analyse(bundle, "sound.wav")  # any sound file
+for feature in view.top_features[:5]:
+    print(feature, bundle.atlas.feature(feature).name)
 ```
 
 ```
-python -m sae_audio analyse sound.wav --bundle FOLDER{steer}
+python -m sae_audio analyse sound.wav --bundle {FOLDER}{steer}
 ```
-{saelens}"""
+{SAELENS if _in_saelens(bundle) else ""}"""
 
 
 def _in_saelens(bundle: Bundle) -> bool:
     return bundle.sae.config.variant in SAELENS_VARIANTS
 
 
-def _reconstruction(sae: Mapping) -> str:
-    names = {
-        "fvu": "fraction of variance unexplained",
-        "l0": "active features per frame (l0)",
-        "sparsity": "sparsity, 1 - l0 / features",
-        "dead_share": "features that never fire",
-        "n_frames": "frames measured",
-        "n_recordings": "recordings measured",
-    }
-    rows = [(text, sae[key]) for key, text in names.items() if key in sae]
-    return "## Reconstruction, on held-out recordings\n\n" + table(("measure", "value"), rows) if rows else ""
+def _reconstruction(bundle: Bundle) -> str:
+    sae, config = bundle.metrics.get("sae", {}), bundle.sae.config
+    rows = [
+        ("fraction of variance unexplained", "fvu", "1: the mean of the latents"),
+        ("active features per frame (l0)", "l0", f"{config.d_in}: channels of the latents, {config.d_sae:,}: all features"),
+        ("sparsity, 1 - l0 / features", "sparsity", ""),
+        ("features that never fire", "dead_share", "0: none"),
+        ("frames measured", "n_frames", ""),
+        ("recordings measured", "n_recordings", ""),
+    ]
+    rows = [(text, sae[key], beside) for text, key, beside in rows if key in sae]
+    return "## Reconstruction, on held-out recordings\n\n" + table(("measure", "value", "to compare"), rows) if rows else ""
 
 
 def _probes(bundle: Bundle) -> str:
@@ -306,6 +375,23 @@ def _limits(bundle: Bundle) -> str:
     lines += [f"There are no probes or controls for {_listed(missing)}."] if missing else []
     lines += ["There are no control vectors: this bundle reads sound and cannot steer it."] if not bundle.controls else []
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _licence(bundle: Bundle) -> str:
+    """What binds whoever uses the bundle, where the base model is somebody else's."""
+    spec, licence = bundle.spec, bundle.provenance.get("license")
+    if not spec.revision or licence is None:
+        return ""
+    known = SPACES[spec.name].licence if spec.name in SPACES else "see its card"
+    text = (
+        f"Licence of the weights of [{spec.repo}](https://huggingface.co/{spec.repo}), on whose latents this SAE was trained and "
+        f"without which it is of no use: {known}. It binds here too."
+    )
+    if _licence_of_base(bundle) == STABILITY:
+        text += " It asks that what is built on the model says *Powered by Stability AI* and comes with a copy of the licence."
+    if known.startswith("not stated"):
+        text += " Where none is stated nothing is granted: ask its authors before you pass this on or earn with it."
+    return f"## Licence\n\n{text}"
 
 
 def _provenance(provenance: Mapping) -> str:

@@ -25,5 +25,9 @@ class BundleError(SaeAudioError):
     """A bundle is missing, damaged, foreign or of an unknown format version."""
 
 
+class HubError(SaeAudioError):
+    """The Hub refused, could not be reached, or holds something else than was expected."""
+
+
 class OutputError(SaeAudioError):
     """A file cannot be written: its folder is missing or protected, or the disk is full. Nothing half-written is left."""

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from sae_audio.errors import BundleError
 FORMAT = "sae_audio bundle"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+CARD = "README.md"
+"""The one file that people edit, on the Hub's page too: a change of it is told, not refused."""
 MAX_FILES = 20
 """Most files of a bundle, the manifest included."""
 ALLOWED = re.compile(r"(figures/)?[A-Za-z0-9][A-Za-z0-9_-]*\.(json|safetensors|png|md)")
@@ -91,7 +94,8 @@ def read_sealed(folder: str | os.PathLike) -> dict[str, bytes]:
     Parameters
     ----------
     folder : path
-        A folder that ``write_sealed`` wrote, or a copy of one. Files whose names begin with a dot are not looked at.
+        A folder that ``write_sealed`` wrote, or a copy of one. Files whose names begin with a dot are not looked at, nor is
+        what else a Hub repository holds (its licence, samples) where the folder is a download of one.
 
     Returns
     -------
@@ -111,16 +115,35 @@ def read_sealed(folder: str | os.PathLike) -> dict[str, bytes]:
     sums = _manifest(folder, paths)
     if missing := sorted(sums.keys() - paths.keys()):
         raise BundleError(f"{folder} lacks {', '.join(missing)}, which its manifest lists; {AGAIN}")
-    if extra := sorted(paths.keys() - sums.keys() - {MANIFEST}):
+    extra = sorted(paths.keys() - sums.keys() - {MANIFEST})
+    if extra and not _is_download(folder):
         raise BundleError(f"{folder} holds {', '.join(extra)}, which its manifest does not list; move it elsewhere")
     files = {name: _read(paths[name]) for name in sorted(sums)}
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != sums[name]:
-            raise BundleError(
-                f"{folder}/{name} is damaged or was edited: its sha256 is not the one in {MANIFEST}; {AGAIN}, "
-                "or run sae_audio.sealed.reseal on the folder if you edited it on purpose"
-            )
+    wrong = damaged(files, sums)
+    if others := [name for name in wrong if name != CARD]:
+        raise BundleError(
+            f"{folder}/{', '.join(others)} is damaged or was edited: its sha256 is not the one in {MANIFEST}; {AGAIN}, "
+            "or run sae_audio.sealed.reseal on the folder if you edited it on purpose"
+        )
+    if wrong:
+        warnings.warn(f"{folder}/{CARD} was edited after the bundle was made; the rest is as its manifest says", stacklevel=2)
     return files
+
+
+def damaged(files: Mapping[str, bytes], sums: Mapping[str, str]) -> list[str]:
+    """Return the names of the files whose sha256 is not the one given."""
+    return [name for name, content in files.items() if hashlib.sha256(content).hexdigest() != sums[name]]
+
+
+def _is_download(folder: Path) -> bool:
+    """Whether ``huggingface_hub`` put the folder there: in its cache, or anywhere with its own notes in it."""
+    return _blobs(folder) is not None or (folder / ".cache" / "huggingface").is_dir()
+
+
+def _blobs(folder: Path) -> Path | None:
+    """Return where the Hub's cache keeps the files of a snapshot; None for any other folder."""
+    here = folder.resolve()
+    return here.parent.parent / "blobs" if here.parent.name == "snapshots" else None
 
 
 def reseal(folder: str | os.PathLike) -> None:
@@ -199,8 +222,7 @@ def _files(folder: Path, hidden: bool = False) -> Iterator[Path]:
 
 def _check_kinds(folder: Path, paths: Mapping[str, Path]) -> None:
     """Refuse links that lead out of the bundle, devices and pipes, and files that can run code."""
-    here = folder.resolve()
-    blobs = here.parent.parent / "blobs" if here.parent.name == "snapshots" else None  # how the Hub's cache stores a snapshot
+    blobs = _blobs(folder)
     for name, path in paths.items():
         if path.is_symlink() and Path(os.path.realpath(path)).parent != blobs:
             raise BundleError(f"{folder}/{name} is a link to {path.readlink()}; a bundle holds plain files: {AGAIN}")
@@ -216,19 +238,32 @@ def _manifest(folder: Path, paths: Mapping[str, Path]) -> dict[str, str]:
     """Read and check the manifest; returns sha256 by name."""
     if MANIFEST not in paths:
         raise BundleError(f"{folder} is not a sae_audio bundle: {_foreign(folder, paths)}")
+    return read_manifest(_read(paths[MANIFEST]), str(folder))
+
+
+def read_manifest(content: bytes, where: str) -> dict[str, str]:
+    """Return the sha256 of every file by name; ``BundleError`` names ``where`` if this is no manifest of a bundle."""
     try:
-        manifest = json.loads(_read(paths[MANIFEST]))
-        found = (manifest["format"], manifest["format_version"], dict(manifest["files"]))
+        manifest = json.loads(content)
+        form, version, sums = manifest["format"], manifest["format_version"], dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{folder}/{MANIFEST} is not the manifest of a bundle ({one_line(error)}); {AGAIN}") from error
-    if found[0] != FORMAT:
-        raise BundleError(f"{folder}/{MANIFEST} says the format is {found[0]!r}, expected {FORMAT!r}; give a bundle's folder")
-    if found[1] != FORMAT_VERSION:
-        raise BundleError(f"{folder} has format version {found[1]!r}, this program reads {FORMAT_VERSION}; upgrade sae-audio")
-    for name in found[2]:
+        raise BundleError(f"{where}/{MANIFEST} is not the manifest of a bundle ({one_line(error)}); {AGAIN}") from error
+    if form != FORMAT:
+        raise BundleError(f"{where}/{MANIFEST} says the format is {form!r}, expected {FORMAT!r}; give a bundle's folder")
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{where} has format version {version!r}, this program reads {FORMAT_VERSION}; upgrade sae-audio, "
+            f"or for a bundle on the Hub give the revision '{tag_of(FORMAT_VERSION)}'"
+        )
+    for name in sums:
         if not ALLOWED.fullmatch(name):
-            raise BundleError(f"{folder}/{MANIFEST} lists {name!r}, which cannot be a file of a bundle; {AGAIN}")
-    return found[2]
+            raise BundleError(f"{where}/{MANIFEST} lists {name!r}, which cannot be a file of a bundle; {AGAIN}")
+    return sums
+
+
+def tag_of(version: int) -> str:
+    """Return the Hub tag that points at the newest bundle of a format version."""
+    return f"format-{version}"
 
 
 def _not_a_folder(folder: Path) -> str:

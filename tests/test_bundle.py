@@ -402,15 +402,6 @@ def test_file_missing_folder_and_revision(tmp_path):
         Bundle.from_pretrained(tmp_path, revision="v1")
 
 
-def test_hub_ids_say_what_to_do_and_go_through_the_hook(folder, monkeypatch):
-    with pytest.raises(BundleError, match=r"Part 4.*hf download user/name --revision v1 --local-dir DIR"):
-        Bundle.from_pretrained("user/name", revision="v1")
-    asked = []
-    monkeypatch.setattr(bundle_module, "fetch", lambda repo_id, revision: asked.append((repo_id, revision)) or folder)
-    assert Bundle.from_pretrained("user/name", revision="v1").spec == SPEC
-    assert asked == [("user/name", "v1")]
-
-
 def test_a_hub_cache_snapshot_of_links_loads(folder, tmp_path):
     """The Hub's cache keeps blobs/<hash> and links to them from snapshots/<commit>/."""
     blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots" / "abc"
@@ -429,10 +420,30 @@ def test_hidden_files_of_downloads_do_not_matter(folder):
     assert Bundle.from_pretrained(folder).spec == SPEC
 
 
-def test_reseal_accepts_an_edited_card_only(folder):
+def test_an_edited_card_is_told_and_reseal_accepts_it(folder, recwarn):
     (folder / "README.md").write_text("my own words")
-    with pytest.raises(BundleError, match=r"README\.md is damaged or was edited.*reseal"):
+    with pytest.warns(UserWarning, match=r"README\.md was edited after the bundle was made"):
+        assert Bundle.from_pretrained(folder).spec == SPEC
+    sealed.reseal(folder)
+    recwarn.clear()
+    assert Bundle.from_pretrained(folder).spec == SPEC and not recwarn
+    assert (folder / "README.md").read_text() == "my own words"
+
+
+def test_reseal_accepts_an_edited_file_on_purpose_only(folder):
+    values = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(values | {"note": "by hand"}))
+    with pytest.raises(BundleError, match=r"metrics\.json is damaged or was edited.*reseal"):
         Bundle.from_pretrained(folder)
     sealed.reseal(folder)
+    assert Bundle.from_pretrained(folder).metrics["note"] == "by hand"
+
+
+def test_what_else_a_repository_holds_does_not_matter_in_a_download_of_it(folder):
+    (folder / "LICENSE").write_text("terms")
+    (folder / "samples").mkdir()
+    (folder / "samples" / "a.wav").write_bytes(b"RIFF")
+    with pytest.raises(BundleError, match=r"holds LICENSE, samples/a\.wav, which its manifest does not list"):
+        Bundle.from_pretrained(folder)
+    (folder / ".cache" / "huggingface").mkdir(parents=True)  # as `hf download --local-dir` leaves
     assert Bundle.from_pretrained(folder).spec == SPEC
-    assert (folder / "README.md").read_text() == "my own words"

@@ -1,0 +1,10 @@
+"""The Hugging Face Hub: ``push`` publishes a bundle's folder as one commit, ``pull`` fetches and checks one.
+
+Nothing here knows what the files of a bundle mean; this package and the loading of public checkpoints are all that talks to the
+Hub. ``client`` is how: what is tried again, and errors in one line with the next step.
+"""
+
+from sae_audio.hub.pull import pull
+from sae_audio.hub.push import Published, check_push, push
+
+__all__ = ["Published", "check_push", "pull", "push"]

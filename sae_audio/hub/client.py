@@ -1,0 +1,187 @@
+"""How the Hub is talked to: what is tried again after a fault, and what went wrong in one line with the next step."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import get_session, logging
+
+from sae_audio.errors import HubError
+from sae_audio.sealed import one_line
+
+CAUGHT = (HTTPError, OSError, RuntimeError, ValueError, KeyError)
+"""What the client lets out: HTTP and transport errors, files and offline mode, xet's transfers, malformed names and answers."""
+TRIES = 5
+"""How often a request is made before it is given up."""
+PATIENCE = 120.0
+"""Longest silence of a connection, in seconds; the client itself would wait for ever."""
+LONGEST_WAIT = 300
+"""Longest wait that the Hub may ask for, in seconds; above it the user is told to come back."""
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
+"""Numbers of file errors that mean the disk; others mean the network, whose errors are OSErrors too."""
+NEXT = {
+    400: "it finds the request malformed",
+    401: "it does not accept the token, or was given none; run `hf auth login`, or set HF_TOKEN",
+    402: "it asks for payment; see https://huggingface.co/settings/billing, or use another account",
+    403: "the token may not do this; take one with access to '{namespace}' from https://huggingface.co/settings/tokens",
+    404: "it does not know the address; check HF_ENDPOINT",
+    409: "it is busy with something that excludes this; wait a minute and try again",
+    412: "somebody else published at the same moment; look at what they did, then try again",
+    429: "it has had too many requests; wait {wait} and try again",
+}
+"""What an HTTP status means here, and what to do next."""
+
+T = TypeVar("T")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status behind an error, which xet's transfers tell in their text only; None if there was no answer."""
+    for cause in causes(error):
+        if (response := getattr(cause, "response", None)) is not None:
+            return response.status_code
+        if spelt := re.search(r"HTTP status \w+ error \((\d{3})", str(cause)):
+            return int(spelt[1])
+    return None
+
+
+def disk_error(error: BaseException) -> str | None:
+    """Return what the disk said, such as "No space left on device", which xet spells as a number; None for other errors."""
+    for cause in causes(error):
+        spelt = re.search(r"\(os error (\d+)\)", str(cause))
+        number = int(spelt[1]) if spelt else getattr(cause, "errno", None)
+        if number in DISK:
+            return os.strerror(number)
+    return None
+
+
+def offline(error: BaseException) -> bool:
+    """Whether the client was told not to use the network."""
+    return any(isinstance(cause, OfflineModeIsEnabled) for cause in causes(error))
+
+
+def transient(error: BaseException) -> bool:
+    """Whether the same request could succeed a little later."""
+    if (status := status_of(error)) is not None:
+        return status in (408, 429) or status >= 500
+    if disk_error(error) or offline(error):
+        return False
+    broken = (HTTPError, ConnectionError, TimeoutError, RuntimeError, json.JSONDecodeError)
+    # An OSError of no number is the client's own "Consistency check failed": fewer bytes came than were announced.
+    return any(isinstance(cause, broken) or type(cause) is OSError for cause in causes(error))
+
+
+def unreachable(error: BaseException) -> bool:
+    """Whether the Hub could not be asked, so that what is in the cache has to do."""
+    return transient(error) or offline(error)
+
+
+def retried(call: Callable[[], T]) -> T:
+    """Return what ``call`` returns; after a fault that may pass, wait as long as the Hub asks, or 1, 2, 4, 8 s, and try again."""
+    for tries in range(1, TRIES):
+        try:
+            return call()
+        except CAUGHT as error:
+            wait = asked_wait(error) or 2.0 ** (tries - 1)
+            if not transient(error) or wait > LONGEST_WAIT:
+                raise
+            warnings.warn(f"{fault(error)}; trying again in {wait:g} s ({tries} of {TRIES - 1})", stacklevel=2)
+            time.sleep(wait)
+    return call()
+
+
+def asked_wait(error: BaseException) -> float | None:
+    """Return the seconds of an answer's ``Retry-After`` or ``ratelimit`` header, None if it has neither."""
+    for cause in causes(error):
+        headers = getattr(getattr(cause, "response", None), "headers", {})
+        if (after := headers.get("retry-after", "")).strip().isdigit():
+            return float(after)
+        if left := re.search(r"\bt\s*=\s*(\d+)", headers.get("ratelimit", "")):
+            return float(left[1])
+    return None
+
+
+def fault(error: BaseException) -> str:
+    """Return what failed in a few words, with nothing of the client's text, which can hold signed addresses."""
+    if offline(error):
+        return "HF_HUB_OFFLINE is set"
+    status = status_of(error)
+    return f"the Hub answered {status}" if status else f"the connection to the Hub failed ({type(error).__name__})"
+
+
+def explain(error: Exception, repo_id: str, revision: str | None = None) -> str:
+    """Return one line that says what went wrong with a repository and what to do next."""
+    page = f"{constants.ENDPOINT}/{repo_id}"
+    if isinstance(error, HFValidationError):
+        return f"'{repo_id}' cannot be the name of a Hub repository; give one of the form user/name"
+    if isinstance(error, GatedRepoError):
+        return f"'{repo_id}' is gated: accept its terms at {page}, then run `hf auth login`"
+    if isinstance(error, DisabledRepoError):
+        return f"the Hub has disabled '{repo_id}'; {page} says why"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"the Hub has no '{repo_id}' that this token may see; check the name, and for a private one run `hf auth login`"
+    if isinstance(error, RevisionNotFoundError):
+        return f"'{repo_id}' has no branch, tag or commit '{revision}'; {page}/tree/main lists them"
+    if offline(error):
+        return f"the Hub was not asked about '{repo_id}', since HF_HUB_OFFLINE is set; unset it"
+    if said := disk_error(error):
+        return f"the Hub's cache on this machine cannot be used ({said}); free space, or set HF_HOME to a folder on another disk"
+    return _answered(error, repo_id)
+
+
+def _answered(error: Exception, repo_id: str) -> str:
+    status, said = status_of(error), one_line(getattr(error, "server_message", None) or "")
+    if isinstance(error, KeyError):
+        return f"the Hub answered something unexpected about '{repo_id}' (without {error}); try again, or upgrade huggingface-hub"
+    if status is None and not transient(error):  # such as front matter that the Hub finds invalid
+        return f"'{repo_id}': {_safe(one_line(error))}"
+    if status is None:
+        return f"the Hub could not be reached for '{repo_id}' ({type(error).__name__}); check the network and try again"
+    wait = f"{asked_wait(error):g} s" if asked_wait(error) else "a few minutes"
+    step = NEXT.get(status, f"it has trouble; see https://status.huggingface.co, wait {wait} and try again")
+    step = step.format(namespace=repo_id.split("/")[0], wait=wait)
+    return f"the Hub answered {status} for '{repo_id}': {step}" + (f" (it says: {_safe(said)})" if said else "")
+
+
+def _safe(text: str) -> str:
+    """Return text that somebody else wrote, at most a line of it, with whatever looks like a token blotted out."""
+    return re.sub(r"\bhf_\w+", "hf_…", text)[:200]
+
+
+@contextmanager
+def talking(repo_id: str, revision: str | None = None) -> Iterator[None]:
+    """Make the client impatient and silent (its log repeats signed addresses), and turn its errors into ``HubError``."""
+    verbosity, session = logging.get_verbosity(), get_session()
+    timeout, session.timeout = session.timeout, PATIENCE
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    except CAUGHT as error:
+        raise HubError(explain(error, repo_id, revision)) from error
+    finally:
+        logging.set_verbosity(verbosity)
+        session.timeout = timeout
