@@ -20,9 +20,10 @@ LAYERS = {
     ),
     **dict.fromkeys(["activity", "denoising", "disentanglement", "factors"], 1),
     **dict.fromkeys(["audio", "latent_spaces", "etude", "diffrhythm", "activations", "training", "vocalset"], 2),
-    **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "plots", "traces"], 3),
+    **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "hub", "plots", "traces"], 3),
     **dict.fromkeys(["evaluation", "pipeline", "recipe", "report", "cli", "__main__", "__init__"], 4),
     **dict.fromkeys(["audition", "generators", "generation", "recording", "steering", "cli_generate", "cli_output"], 4),
+    **dict.fromkeys(["cli_dataset", "hub_index", "cli_search", "deploy", "cli_deploy"], 4),
 }
 # Of latent_spaces: everything else there is an adapter.
 SHARED = (
@@ -40,7 +41,8 @@ SHARED = (
     "wavtokenizer_decoder",
     "__init__",
 )
-HEAVY = ["gradio", "transformers", "diffusers", "matplotlib", "librosa", "encodec", "huggingface_hub", "sklearn"]
+HEAVY = ["gradio", "transformers", "diffusers", "matplotlib", "librosa", "encodec", "huggingface_hub", "sklearn", "datasets"]
+HEAVY += ["pyarrow"]
 
 
 def module_files() -> list[Path]:
@@ -91,6 +93,24 @@ def test_pure_modules_touch_no_files_and_show_no_progress():
             for alias in ([ast.alias(node.module or "")] if isinstance(node, ast.ImportFrom) else node.names)
         }
         assert not imported & {"pathlib", "os", "soundfile", "tqdm", "huggingface_hub", "requests"}, path
+
+
+def test_few_modules_talk_to_the_hub():
+    """hub/ moves bundles; the others fetch public checkpoints and data sets, list bundles, or borrow the client's metadata."""
+    others = {"latent_spaces/__init__.py", "generators.py", "activations/dataset.py", "activations/remote.py", "card.py"}
+    others |= {"hub_index.py", "deploy.py"}
+    talking = {str(path.relative_to(PACKAGE)) for path in module_files() if "import huggingface_hub" in imports_of(path)}
+    assert {name for name in talking if not name.startswith("hub/")} <= others
+
+
+def imports_of(path: Path) -> set[str]:
+    """Packages that a file imports anywhere, for example {'import torch'}."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        found |= {f"import {name.split('.')[0]}" for name in names}
+    return found
 
 
 def test_import_is_light():
