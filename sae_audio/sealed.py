@@ -137,13 +137,13 @@ def damaged(files: Mapping[str, bytes], sums: Mapping[str, str]) -> list[str]:
 
 def _is_download(folder: Path) -> bool:
     """Whether ``huggingface_hub`` put the folder there: in its cache, or anywhere with its own notes in it."""
-    return _blobs(folder) is not None or (folder / ".cache" / "huggingface").is_dir()
+    return bool(_blobs(folder)) or (folder / ".cache" / "huggingface").is_dir()
 
 
-def _blobs(folder: Path) -> Path | None:
-    """Return where the Hub's cache keeps the files of a snapshot; None for any other folder."""
+def _blobs(folder: Path) -> list[Path]:
+    """Return where the Hub's cache keeps the files of a snapshot: the repository's own and those shared; nothing elsewhere."""
     here = folder.resolve()
-    return here.parent.parent / "blobs" if here.parent.name == "snapshots" else None
+    return [parent / "blobs" for parent in here.parents[1:3]] if here.parent.name == "snapshots" else []
 
 
 def reseal(folder: str | os.PathLike) -> None:
@@ -224,7 +224,7 @@ def _check_kinds(folder: Path, paths: Mapping[str, Path]) -> None:
     """Refuse links that lead out of the bundle, devices and pipes, and files that can run code."""
     blobs = _blobs(folder)
     for name, path in paths.items():
-        if path.is_symlink() and Path(os.path.realpath(path)).parent != blobs:
+        if path.is_symlink() and not any(Path(os.path.realpath(path)).is_relative_to(kept) for kept in blobs):
             raise BundleError(f"{folder}/{name} is a link to {path.readlink()}; a bundle holds plain files: {AGAIN}")
         if not path.is_file():
             raise BundleError(f"{folder}/{name} is not a plain file; {AGAIN}")
