@@ -26,7 +26,7 @@ from sae_audio.bundle_format import (
 )
 from sae_audio.card import model_card
 from sae_audio.control import ControlVector
-from sae_audio.errors import BundleError
+from sae_audio.errors import BundleError, HubError
 from sae_audio.probes import Probe
 from sae_audio.properties import Property
 from sae_audio.sae import SAE, SAEConfig, build_sae
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sae_audio.hub import Published
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""What can be the id of a Hub repository."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -139,10 +140,8 @@ class Bundle:
             The repository or revision does not exist, may not be read, or is out of reach with nothing in the cache.
         """
         folder = Path(source)
-        if not folder.exists() and HUB_ID.fullmatch(str(source)):
-            from sae_audio.hub import pull
-
-            folder = pull(str(source), revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        if is_hub_id(source):
+            folder = _pulled(str(source), revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         elif revision is not None:
             raise BundleError(f"{source} is a local path, which has no revision '{revision}'; leave the revision out")
         files = read_sealed(folder)
@@ -238,6 +237,22 @@ class Bundle:
                     f"figure {name!r} is not a PNG file; give the bytes of plots.png under a name that ends in .png"
                 )
         return {f"figures/{name}": content for name, content in self.figures.items()}
+
+
+def is_hub_id(source: str | os.PathLike) -> bool:
+    """Whether a bundle of this name would be looked for on the Hub: it reads ``user/name``, and no such folder exists."""
+    return HUB_ID.fullmatch(str(source)) is not None and not Path(source).exists()
+
+
+def _pulled(repo_id: str, revision: str | None, **options) -> Path:
+    from sae_audio.hub import pull
+
+    try:
+        return pull(repo_id, revision, **options)
+    except HubError as error:
+        if not Path(repo_id).parent.is_dir():
+            raise
+        raise HubError(f"there is no folder {repo_id}; taken for the id of a Hub repository, {error}") from error
 
 
 def _own(tensors: dict[str, torch.Tensor], key: str) -> dict[str, torch.Tensor]:

@@ -20,10 +20,10 @@ LAYERS = {
     ),
     **dict.fromkeys(["activity", "denoising", "disentanglement", "factors"], 1),
     **dict.fromkeys(["audio", "latent_spaces", "etude", "diffrhythm", "activations", "training", "vocalset"], 2),
-    **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "hub", "plots", "traces"], 3),
-    **dict.fromkeys(["evaluation", "pipeline", "recipe", "report", "cli", "__main__", "__init__"], 4),
+    **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "control_file", "hub", "plots", "traces"], 3),
+    **dict.fromkeys(["evaluation", "pipeline", "pushes", "outcome", "recipe", "report", "cli", "__main__", "__init__"], 4),
     **dict.fromkeys(["audition", "generators", "generation", "recording", "steering", "cli_generate", "cli_output"], 4),
-    **dict.fromkeys(["cli_dataset", "hub_index", "cli_search", "deploy", "cli_deploy"], 4),
+    **dict.fromkeys(["cli_dataset", "cli_hub", "hub_index", "cli_search", "deploy", "cli_deploy"], 4),
 }
 # Of latent_spaces: everything else there is an adapter.
 SHARED = (
