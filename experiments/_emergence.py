@@ -56,7 +56,7 @@ def bands(rows: Sequence[dict], source: str, name: str, key: str, listened: Sequ
         values = [(row["prompt"], song) for row in rows for song in row[source][name][key][curve]]
         groups = torch.tensor([prompt for prompt, _ in values])
         if curve == "right":
-            finite = [song for _, song in values if song is not None]
+            finite = [song for _, song in values if song is not None and song == song]
             out[curve] = sum(finite) / len(finite) if finite else None
             continue
         matrix = torch.tensor([[float("nan") if value is None else value for value in song] for _, song in values]).double()
