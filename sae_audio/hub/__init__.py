@@ -4,7 +4,7 @@ Nothing here knows what the files of a bundle mean; this package and the loading
 Hub. ``client`` is how: what is tried again, and errors in one line with the next step.
 """
 
-from sae_audio.hub.pull import pull
-from sae_audio.hub.push import Published, check_push, push
+from sae_audio.hub.fetch import pull
+from sae_audio.hub.publish import Published, check_push, push
 
 __all__ = ["Published", "check_push", "pull", "push"]
