@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import BUILDERS, TAPS, noise
+from tiny_models import BUILDERS, TAPS, noise, split_weights
 
 from sae_audio.cli import main
 from sae_audio.errors import LatentSpaceError, ParameterError
@@ -53,6 +53,35 @@ def test_a_cached_model_needs_no_network(published, monkeypatch):
     assert torch.equal(load_latent_space(name, revision=commit).encode(audio), latents)
 
 
+@pytest.mark.parametrize("name", ["encodec-24khz", "hubert-base"])
+def test_a_checkpoint_in_several_files_is_fetched_whole(name, hub, repo_id, tmp_path):
+    folder = BUILDERS[name](tmp_path / "one", name)
+    commit = hub.seed(repo_id, split_weights(folder, tmp_path / "two"))
+    hub.seed(repo_id, {"other-00001-of-00002.safetensors": b"x" * 100})
+    space = load_latent_space(name, source=repo_id, revision=commit)
+    fetched = {call["path"].rsplit("/", 1)[1] for call in hub.calls("*", "/resolve/")}
+    assert fetched == {path.name for path in (tmp_path / "two").iterdir()} and space.spec.revision == commit
+    audio = noise(1, 1, 4_000)
+    assert torch.equal(space.encode(audio), load_latent_space(name, source=folder).encode(audio))
+
+
+@pytest.mark.parametrize("how", ["in one go", "file by file"])
+def test_a_part_of_a_repository_in_the_cache_is_not_taken_for_all_of_it(how, hub, repo_id, tmp_path, monkeypatch):
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    commit = hub.seed(repo_id, BUILDERS["encodec-24khz"](tmp_path, "encodec-24khz"))
+    if how == "in one go":
+        snapshot_download(repo_id, allow_patterns=["config.json"])
+    else:
+        hf_hub_download(repo_id, "config.json")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for revision in (None, commit):
+        said = rf"could not be fetched from .*\(\w+\), and the cache does not hold all of it; .*run `hf download {repo_id}"
+        with pytest.raises(LatentSpaceError, match=said) as caught:
+            load_latent_space("encodec-24khz", source=repo_id, revision=revision)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", GENERIC.values())
 def test_a_checkpoint_without_a_row_loads_by_its_class(name, hub, repo_id, tmp_path):
     folder = BUILDERS[name](tmp_path / "model", name)
@@ -71,7 +100,7 @@ def test_a_class_that_is_not_supported_is_named(hub, repo_id):
 
 def test_a_repository_without_weights_is_named(hub, repo_id):
     hub.seed(repo_id, {"config.json": b'{"model_type": "encodec"}'})
-    with pytest.raises(LatentSpaceError, match=r"has no model.safetensors or pytorch_model.bin"):
+    with pytest.raises(LatentSpaceError, match=r"has no model.safetensors or .* or pytorch_model.bin"):
         load_latent_space(f"hf:{repo_id}")
 
 

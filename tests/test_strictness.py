@@ -1,11 +1,12 @@
 """What every loader refuses: a tensor under two names, a model of another class, a device that is not there."""
 
+import json
 import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tiny_models import BUILDERS, noise
+from safetensors.torch import save_file
+from tiny_models import BUILDERS, noise, split_weights, weights_of
 
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.latent_spaces import load_latent_space
@@ -16,11 +17,6 @@ TWICE = [
     ("wav2vec2-base", "wav2vec2.feature_extractor.conv_layers.0.conv.weight", "feature_extractor.conv_layers.0.conv.weight"),
     ("hubert-base", "feature_extractor.conv_layers.0.conv.weight", "hubert.feature_extractor.conv_layers.0.conv.weight"),
 ]
-
-
-def weights_of(folder):
-    file = next(file for file in (folder / "model.safetensors", folder / "pytorch_model.bin") if file.exists())
-    return file, load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
 
 
 @pytest.mark.parametrize("name, key, other", TWICE, ids=[name for name, *_ in TWICE])
@@ -35,6 +31,49 @@ def test_a_tensor_under_two_names_is_refused(name, key, other, tmp_path):
     )
     with pytest.raises(LatentSpaceError, match="has unknown tensors"):
         load_latent_space(name, source=folder)
+
+
+# A checkpoint in several files ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def split(request, tmp_path):
+    """A tiny model, the same in two files, and their index."""
+    name = getattr(request, "param", "encodec-24khz")
+    folder = BUILDERS[name](tmp_path / "one", name)
+    return name, folder, split_weights(folder, tmp_path / "two")
+
+
+@pytest.mark.parametrize("split", ["encodec-24khz", "mimi", "hubert-base"], indirect=True)
+def test_a_checkpoint_in_several_files_loads_as_from_one(split):
+    name, one, two = split
+    assert len(list(two.glob("*-of-00002.*"))) == 2 and not any((two / file.name).exists() for file in [weights_of(one)[0]])
+    audio = noise(1, 1, 4_000)
+    assert torch.equal(load_latent_space(name, source=one).encode(audio), load_latent_space(name, source=two).encode(audio))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda where, second: second.unlink(), "has no model-00002-of-00002.safetensors, which model.safetensors.index.json"),
+        (lambda where, second: second.write_bytes(b"x"), "model-00002-of-00002.safetensors is not a readable checkpoint"),
+        (lambda where, second: save_file({"x": torch.zeros(1)}, second), "model-00002-of-00002.safetensors lacks tensors"),
+        (lambda where, second: where.popitem(), "model-00002-of-00002.safetensors has unknown tensors"),
+        (lambda where, second: where.update(x=second.name), "model-00002-of-00002.safetensors lacks tensors: x;"),
+        (lambda where, second: where.update(x="../model.safetensors"), "names '../model.safetensors', which is not a file"),
+        (lambda where, second: where.update(x=2), "has no weight_map"),
+        (lambda where, second: where.clear(), "has no weight_map"),
+    ],
+)  # fmt: skip
+def test_files_that_are_not_those_of_their_index_are_named(split, change, message):
+    name, _, folder = split
+    index = folder / "model.safetensors.index.json"
+    where = json.loads(index.read_text())["weight_map"]
+    change(where, folder / "model-00002-of-00002.safetensors")
+    index.write_text(json.dumps({"weight_map": where}))
+    with pytest.raises(LatentSpaceError, match=message) as caught:
+        load_latent_space(name, source=folder)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ space to the taps that the tests use). A new space is tested by joining them.
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import tiny_dac_mimi
@@ -14,6 +16,7 @@ import tiny_encoders
 import tiny_oobleck
 import tiny_wavtokenizer
 import torch
+from safetensors.torch import load_file, save_file
 
 from sae_audio.latent_spaces import LatentSpace, load_latent_space
 
@@ -40,6 +43,27 @@ TAPS = {"etude-codec": ("mean",)} | {name: taps for family in FAMILIES for name,
 def tiny_space(folder: Path, name: str, tap: str | None = None, **overrides) -> LatentSpace:
     """Build a tiny model in ``folder`` and load it through ``load_latent_space``."""
     return load_latent_space(name, tap=tap, source=BUILDERS[name](folder, name, **overrides))
+
+
+def weights_of(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """Return the weight file of a folder in the layout of transformers, and its tensors."""
+    file = next(file for file in (folder / "model.safetensors", folder / "pytorch_model.bin") if file.exists())
+    return file, load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+
+
+def split_weights(folder: Path, copy: Path) -> Path:
+    """Copy a folder with its weights split into two files and an index, as transformers saves what is large."""
+    shutil.copytree(folder, copy)
+    file, tensors = weights_of(copy)
+    file.unlink()
+    names, where = sorted(tensors), {}
+    for part, own in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
+        shard = copy / f"{file.stem}-{part:05d}-of-00002{file.suffix}"
+        held = {name: tensors[name] for name in own}
+        save_file(held, shard, {"format": "pt"}) if file.suffix == ".safetensors" else torch.save(held, shard)
+        where |= dict.fromkeys(own, shard.name)
+    (copy / f"{file.name}.index.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": where}))
+    return copy
 
 
 def noise(*shape: int, seed: int = 0, level: float = 0.1) -> torch.Tensor:

@@ -14,10 +14,10 @@ import torch
 
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.latent_spaces.base import Codec, Encoder, LatentSpace, layer_of
-from sae_audio.latent_spaces.loading import read_config
+from sae_audio.latent_spaces.loading import is_index, read_config, shards
 from sae_audio.latent_spaces.table import CONFIGS, SPACES, SpaceRow, generic_row
 
-__all__ = ["SPACES", "Codec", "Encoder", "LatentSpace", "SpaceRow", "convert", "load_latent_space"]
+__all__ = ["DTYPES", "SPACES", "Codec", "Encoder", "LatentSpace", "SpaceRow", "check_precision", "convert", "load_latent_space"]
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 """Folder of the models that ship with the repository; the same whatever the working directory is."""
@@ -84,7 +84,7 @@ def load_latent_space(
     ('mean', 50.0)
     """
     tap = _tap(tap, layer)
-    _check_precision(dtype, device)
+    check_precision(dtype, device)
     row = _row(name)
     if row is None:
         folder, repo, commit = _find(name, _probe(name), source, revision)
@@ -146,7 +146,8 @@ def _tap(tap: str | None, layer: int | None) -> str | None:
     return f"layer {layer}"
 
 
-def _check_precision(dtype: str, device: str) -> None:
+def check_precision(dtype: str, device: str) -> None:
+    """Raise ``ParameterError`` unless the device is there and has the precision, both by name."""
     if dtype not in DTYPES:
         raise ParameterError(f"dtype '{dtype}' is unknown; known are {', '.join(DTYPES)}")
     try:
@@ -260,14 +261,19 @@ def _weights_in(row: SpaceRow, folder: Path) -> Path:
 
 def _download(name: str, row: SpaceRow, repo: str, revision: str | None) -> Path:
     """Fetch the checkpoint's files into the Hub cache; the folder returned is named after the commit."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub import repo_info, snapshot_download
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
+    partial_cache = False
     try:
         for weights in row.weights:
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*row.files, weights]))
             if (folder / weights).is_file():
+                if is_index(folder / weights):
+                    snapshot_download(repo, revision=folder.name, allow_patterns=[*shards(folder / weights)])
                 return folder
+        partial_cache = True  # perhaps: the client gives what it has where the Hub is out of reach
+        repo_info(repo, revision=revision)
     # What the client lets out: HTTP, file and offline errors, broken transfers (RuntimeError), malformed ids (ValueError).
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         at = f" at revision '{revision}'" if revision else ""
@@ -277,10 +283,13 @@ def _download(name: str, row: SpaceRow, repo: str, revision: str | None) -> Path
                 "`hf auth login`, or pass source=FOLDER"
             ) from None
         only = f" --revision {revision}" if revision else ""
+        absent = partial_cache or isinstance(error, LocalEntryNotFoundError)
+        lacking = ", and the cache does not hold all of it" if absent else ""
         # Only the kind of error: the client's own text runs over many lines and can hold request headers and signed addresses.
         raise LatentSpaceError(
-            f"'{name}' could not be fetched from Hub repository '{repo}'{at} ({type(error).__name__}); check name, network and "
-            f"access, run `hf download {repo}{only}` where there is a network, or pass source=FOLDER with {_files(row)}"
+            f"'{name}' could not be fetched from Hub repository '{repo}'{at} ({type(error).__name__}){lacking}; check name, "
+            f"network and access, run `hf download {repo}{only}` where there is a network, or pass source=FOLDER with "
+            f"{_files(row)}"
         ) from error
     raise LatentSpaceError(f"Hub repository '{repo}' has no {' or '.join(row.weights)}; '{name}' is loaded from {_files(row)}")
 

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from sae_audio.latent_spaces.base import Codec
 from sae_audio.latent_spaces.loading import pretrained
-from sae_audio.latent_spaces.windows import exact, frames_at_once, quantised, whole_frames
+from sae_audio.latent_spaces.windows import ceil_div, exact, frames_at_once, quantised, whole_frames
 from sae_audio.spec import LatentSpec
 
 WINDOW = 160
@@ -89,17 +89,13 @@ def encoder_reach(ratios: Sequence[int]) -> int:
     """Return how many frames on either side of a frame its latents depend on; ``ratios`` from audio to latents."""
     steps = 1  # last convolution, of three taps; then back through the blocks, whose taps overlap by half a stride
     for ratio in reversed(ratios):
-        steps = steps * ratio + _ceil(ratio, 2) + UNITS
-    return _ceil(steps + 3, prod(ratios))
+        steps = steps * ratio + ceil_div(ratio, 2) + UNITS
+    return ceil_div(steps + 3, prod(ratios))
 
 
 def decoder_reach(ratios: Sequence[int]) -> int:
     """Return how many frames on either side of a frame its audio depends on; ``ratios`` from audio to latents."""
     steps = 3  # last convolution, of seven taps; then back through the blocks
     for ratio in ratios:
-        steps = _ceil(steps + UNITS + _ceil(ratio, 2), ratio)
+        steps = ceil_div(steps + UNITS + ceil_div(ratio, 2), ratio)
     return steps + 3
-
-
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)

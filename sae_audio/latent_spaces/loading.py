@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sae_audio.errors import LatentSpaceError
+from sae_audio.latent_spaces.table import WEIGHTS
 
 
 def pretrained(model_class: type, folder: str | Path, *, ignored: str | None = None, **options) -> nn.Module:
@@ -40,6 +41,8 @@ def pretrained(model_class: type, folder: str | Path, *, ignored: str | None = N
     """
     read_config(folder)
     path = weight_file(folder)
+    if is_index(path):
+        check_shards(path)
     options |= dict(local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True, dtype=torch.float32)
     try:
         with quiet():
@@ -68,13 +71,50 @@ def _twice(names: Iterable[str], prefixes: Mapping[str, str]) -> list[str]:
 
 
 def tensor_names(path: Path) -> list[str]:
-    """Return the names of the tensors in a file that ``read_tensors`` reads."""
+    """Return the names of the tensors in a file that ``read_tensors`` reads, or in the files of an index."""
+    if is_index(path):
+        return [name for names in shards(path).values() for name in names]
     if path.suffix != ".safetensors":
         return list(read_tensors(path))
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, "pt") as file:
-        return list(file.keys())
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise LatentSpaceError(f"{path} is not a readable checkpoint: {first_line(error)}") from error
+
+
+def is_index(path: Path) -> bool:
+    """Return whether a weight file is an index of the files that the weights are split into."""
+    return path.name.endswith(".index.json")
+
+
+def shards(index: Path) -> dict[str, list[str]]:
+    """Return the files that an index names, beside it, and the tensors that it says are in each.
+
+    Raises
+    ------
+    LatentSpaceError
+        The index is missing or damaged, or it names a file elsewhere.
+    """
+    where = read_config(index.parent, index.name).get("weight_map")
+    if not isinstance(where, dict) or not where or not all(isinstance(file, str) for file in where.values()):
+        raise LatentSpaceError(f"{index} has no weight_map that says which file each tensor is in")
+    if elsewhere := sorted(file for file in set(where.values()) if Path(file).name != file):
+        raise LatentSpaceError(f"{index} names {elsewhere[0]!r}, which is not a file beside it")
+    return {file: [name for name, held in where.items() if held == file] for file in sorted(set(where.values()))}
+
+
+def check_shards(index: Path) -> None:
+    """Raise ``LatentSpaceError`` unless the files of an index are beside it and hold exactly the tensors that it says."""
+    for file, said in shards(index).items():
+        if not (index.parent / file).is_file():
+            raise LatentSpaceError(
+                f"{index.parent} has no {file}, which {index.name} names; a split checkpoint needs all its files"
+            )
+        wanted, held = set(said), set(tensor_names(index.parent / file))
+        check_keys(index.parent / file, wanted - held, held - wanted, ())
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> nn.Module:
@@ -142,7 +182,7 @@ def read_config(folder: str | Path, file: str = "config.json") -> dict:
     return values
 
 
-def weight_file(folder: str | Path, names: Iterable[str] = ("model.safetensors", "pytorch_model.bin")) -> Path:
+def weight_file(folder: str | Path, names: Iterable[str] = WEIGHTS) -> Path:
     """Return the first of the named files that a folder has; ``LatentSpaceError`` lists them if it has none."""
     names = tuple(names)
     for name in names:

@@ -95,6 +95,11 @@ def whole_frames(x: Tensor, step: int) -> Tensor:
     return pad(x, (0, -x.shape[-1] % step))
 
 
+def ceil_div(a: int, b: int) -> int:
+    """Return ``a / b`` rounded up."""
+    return -(-a // b)
+
+
 def frames_at_once(x: Tensor, window: int, halo: int) -> int:
     """Return the frames per window for a batch: on a CPU ``window`` in all, to fit its caches; elsewhere 32 times as many."""
     return max((window if x.device.type == "cpu" else 32 * window) // len(x), 16 * halo)
