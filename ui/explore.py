@@ -2,11 +2,252 @@
 
 from __future__ import annotations
 
+import csv
+import json
+from pathlib import Path
+from typing import NamedTuple
+
 import gradio as gr
 
-from ui.shared import Page
+from sae_audio.audition import WAYS, audition
+from sae_audio.descriptors import to_db
+from sae_audio.errors import ParameterError
+from sae_audio.pipeline import View, analyse
+from ui import examples, session
+from ui.examples import EXAMPLES
+from ui.feature_card import card_of, feature_card
+from ui.feature_table import feature_table, rows_of
+from ui.gpu import gpu
+from ui.guard import plainly
+from ui.limits import MAX_FILE, MAX_SECONDS, MODEL
+from ui.session import Heard, Source
+from ui.shared import Page, show
+from ui.timeline import activation_of, picture, timeline, track
+
+BOOST = 3.0
+SAID = {"alone": "feature {f} alone", "remove": "without feature {f}", "boost": "feature {f} ×3"}
+HINT = f"Up to {MAX_SECONDS:g} s and {MAX_FILE.upper().replace('MB', ' MB')}: WAV, FLAC, OGG, MP3 or AIFF"
+
+
+class Kept(NamedTuple):
+    """A visitor's view between two events; activations sparse, since most are 0."""
+
+    heard: Heard
+    source: Source
+    view: View
 
 
 def tab(page: Page) -> None:
     """Lay out the tab and wire its events."""
-    gr.Markdown("Bring a sound. This tab is not there yet.")
+    kept = gr.State(None, time_to_live=3600)
+    first = examples.seen(EXAMPLES[0].key, session.SHIPPED)
+    with gr.Row(elem_id="bring-row"):
+        sound = gr.Audio(
+            sources=["upload", "microphone"], type="filepath", label=f"Bring a sound · {HINT}", editable=False, elem_id="bring"
+        )
+        with gr.Column(min_width=220, elem_id="examples"):
+            gr.Markdown("or look at an example")
+            buttons = [gr.Button(example.title, size="sm", elem_id=f"example-{example.key}") for example in EXAMPLES]
+    name = gr.Markdown(f"## {EXAMPLES[0].title}", elem_id="sound-name")
+    view = timeline(first.picture, elem_id="timeline")
+    measured = gr.Markdown("", elem_id="measured")
+    with gr.Row():
+        with gr.Column(scale=5, min_width=340):
+            table = feature_table(first.rows, elem_id="features")
+        with gr.Column(scale=6, min_width=340):
+            card = feature_card(elem_id="card")
+    with gr.Row(elem_id="exports"):
+        save_csv = gr.Button("Save activations (CSV)", size="sm")
+        save_json = gr.Button("Save this view's settings (JSON)", size="sm")
+        file = gr.DownloadButton("Download", visible="hidden", elem_id="export-file")
+
+    drawn = [kept, page.heard, name, view, table, page.feature, measured]
+    look = {"fn": look_at, "inputs": [page.bundle, page.heard, kept, page.feature], "outputs": [card, view, table, kept]}
+    hidden = {"api_visibility": "private", "show_progress": "hidden"}
+
+    brought = gr.on(
+        [sound.upload, sound.stop_recording], bring, [sound, page.bundle], [*drawn, sound], api_name="analyse", **MODEL
+    )
+    brought.then(**look, **hidden)
+    for button, example in zip(buttons, EXAMPLES, strict=True):
+        shown = button.click(
+            _example(example.key), page.bundle, drawn, api_name=f"example_{example.key.replace('-', '_')}", show_progress="hidden"
+        )
+        shown.then(**look, **hidden)
+    page.bundle.change(again, [page.bundle, page.heard], drawn, api_name="analyse_again", **MODEL).then(**look, **hidden)
+
+    for component in (view, table, card):
+        component.pick(picked, None, page.feature, queue=False, **hidden)
+    page.feature.change(**look, api_name="feature", show_progress="hidden")
+    way, number = gr.Textbox(visible=False), gr.Number(visible=False, precision=0)
+    card.hear(asked, None, [way, number], queue=False, **hidden).then(
+        hear,
+        [page.bundle, page.heard, kept, number, way],
+        [view, measured],
+        api_name="hear_feature",
+        show_progress_on=measured,
+        **MODEL,
+    )
+    card.steer(taken, None, [page.feature, page.tabs], queue=False, **hidden)
+    number.change(chosen, number, page.feature, api_name="choose_feature", show_progress="hidden")
+
+    press = "() => setTimeout(() => document.querySelector('#export-file')?.click(), 100)"
+    save_csv.click(export_csv, [page.bundle, page.heard, kept], file, api_name="export_activations").then(js=press, **hidden)
+    save_json.click(export_settings, [page.bundle, page.heard, page.feature], file, api_name="export_settings").then(
+        js=press, **hidden
+    )
+
+
+@plainly
+def bring(upload: str | None, source: Source, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
+    """Analyse a sound of up to 60 s: returns its name, the picture with all curves, and the features that fire, ranked."""
+    if upload is None:
+        raise ParameterError("no sound arrived; choose a file, or record again for at least a second")
+    progress(0.1, desc="Reading the sound")
+    heard = session.bring(upload, _title(upload), request)
+    progress(0.3, desc="Looking for features")
+    return *_drawn(source, heard), None
+
+
+def _example(key: str):
+    @plainly
+    def seen(source: Source):
+        heard, (drawn, rows) = examples.by_key(key).heard, examples.seen(key, source)
+        return None, heard, f"## {heard.name}", _fresh(drawn), rows, rows["rows"][0][0] if rows["rows"] else None, ""
+
+    seen.__doc__ = f"Show the example '{examples.by_key(key).title}': its picture and the features that fire, ranked."
+    return seen
+
+
+@plainly
+def again(source: Source, heard: Heard | None):
+    """Look at the same sound with the bundle that was picked."""
+    return _drawn(source, heard or EXAMPLES[0].heard)
+
+
+@plainly
+def look_at(source: Source, heard: Heard | None, kept: Kept | None, feature: int | None):
+    """Return the card of the chosen feature: name with evidence, tuning, neighbours, strongest moments here and in the corpus."""
+    bundle, space = session.loaded(source)
+    if feature is None:
+        return None, gr.update(chosen=None), gr.update(chosen=None), kept
+    kept = _kept(source, heard, kept)
+    card = card_of(bundle, feature, kept.view, space)
+    return card, gr.update(chosen=activation_of(bundle, kept.view, feature)), gr.update(chosen=feature), _sparse(kept)
+
+
+@plainly
+def hear(source: Source, heard: Heard | None, kept: Kept | None, feature: int, way: str):
+    """Play the sound with one feature ``alone``, ``remove``d or ``boost``ed, and say what was measured where it fires."""
+    if way not in WAYS:
+        raise ParameterError(f"a feature is heard as {', '.join(WAYS)}; got '{way}'")
+    bundle, space = session.loaded(source)
+    found = _audition(source, _kept(source, heard, kept).view, int(feature), way)
+    title = SAID[way].format(f=int(feature))
+    tracks = [track(title, found.audio, space.spec.sample_rate) | {"short": title}]
+    return gr.update(tracks=tracks), _measured(found, bundle.atlas.names[int(feature)].text, title)
+
+
+def picked(event: gr.EventData) -> int:
+    """Take the feature that was chosen on the page."""
+    return int(event.feature)
+
+
+def asked(event: gr.EventData) -> tuple[str, int]:
+    """Take what is to be heard from the card."""
+    return str(event.way), int(event.feature)
+
+
+def taken(event: gr.EventData) -> tuple[int, gr.Tabs]:
+    """Take a feature to the Steer tab."""
+    return int(event.feature), show("steer")
+
+
+@plainly
+def chosen(feature: int | None):
+    """Choose the feature that all tabs look at, by its number."""
+    return None if feature is None else int(feature)
+
+
+@plainly
+def export_csv(source: Source, heard: Heard | None, kept: Kept | None, request: gr.Request) -> str:
+    """Write every activation above 0 of the sound as CSV: time in seconds, feature, name, activation."""
+    bundle, _ = session.loaded(source)
+    acts = _kept(source, heard, kept).view.acts
+    path = session.folder(request) / "activations.csv"
+    with path.open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["seconds", "feature", "name", "activation"])
+        for frame, feature in acts.nonzero().tolist():
+            time = f"{bundle.spec.frame_time(frame):.3f}"
+            writer.writerow([time, feature, bundle.atlas.names[feature].text, f"{acts[frame, feature].item():.4f}"])
+    return str(path)
+
+
+@plainly
+def export_settings(source: Source, heard: Heard | None, feature: int | None, request: gr.Request) -> str:
+    """Write what is looked at as JSON: sound, bundle, revision, feature."""
+    path = session.folder(request) / "settings.json"
+    settings = {"sound": heard and heard.name, "bundle": source.name, "revision": source.revision, "feature": feature}
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    return str(path)
+
+
+@gpu(duration=20)
+def _analysed(source: Source, heard: Heard) -> View:
+    bundle, space = session.loaded(source)
+    return analyse(bundle, heard.sound(), space=space)
+
+
+@gpu(duration=20)
+def _audition(source: Source, view: View, feature: int, way: str):
+    bundle, space = session.loaded(source)
+    return audition(bundle, view, feature, way, space=space, factor=BOOST)
+
+
+def _drawn(source: Source, heard: Heard) -> tuple:
+    bundle, _ = session.loaded(source)
+    kept = Kept(heard, source, _analysed(source, heard))
+    rows = rows_of(bundle, kept.view)
+    first = rows["rows"][0][0] if rows["rows"] else None
+    return _sparse(kept), heard, f"## {heard.name}", _fresh(picture(bundle, kept.view, heard.name)), rows, first, ""
+
+
+def _fresh(drawn: dict) -> dict:
+    """An update that shows a new sound and takes away what was heard of the one before."""
+    return gr.update(value=drawn, tracks=[], chosen=None)
+
+
+def _kept(source: Source, heard: Heard | None, kept: Kept | None) -> Kept:
+    """The view of the current sound: kept, shipped, or looked at again."""
+    heard = heard or EXAMPLES[0].heard
+    if kept is not None and (kept.heard, kept.source) == (heard, source):
+        return kept._replace(view=kept.view._replace(acts=kept.view.acts.to_dense()))
+    for example in EXAMPLES:
+        if example.heard == heard:
+            return Kept(heard, source, examples.view_of(example.key, source))
+    return Kept(heard, source, _analysed(source, heard))
+
+
+def _sparse(kept: Kept) -> Kept:
+    return kept._replace(view=kept.view._replace(acts=kept.view.acts.to_sparse()))
+
+
+def _title(upload: str) -> str:
+    return Path(upload).stem.replace("_", " ")[:80]
+
+
+def _measured(found, name: str, title: str) -> str:
+    """One line: pitch, level and brightness where the feature fires, of the reconstruction and of what plays."""
+    on, parts = found.fires, []
+    for label, unit, digits, values in (
+        ("pitch", "Hz", 0, lambda d: d.f0),
+        ("level", "dBFS", 1, lambda d: to_db(d.rms)),
+        ("brightness", "Hz", 0, lambda d: d.centroid),
+    ):
+        before, after = (values(d)[on] for d in (found.before, found.after))
+        before, after = (
+            f"{v[v.isfinite()].median().item():.{digits}f}" if v.isfinite().any() else "none" for v in (before, after)
+        )
+        parts.append(f"{label} {before} → {after} {unit}")
+    return f"**{title[0].upper()}{title[1:]}** ({name}), median where it fires: " + ", ".join(parts) + "."

@@ -1,12 +1,297 @@
-"""Watch pitch, loudness and brightness emerge while music is generated."""
+"""Watch pitch, loudness and brightness emerge while music is generated, step by step, and steer on the way."""
 
 from __future__ import annotations
 
-import gradio as gr
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
+import gradio as gr
+import torch
+
+from sae_audio.audio import Sound, mixdown
+from sae_audio.errors import ParameterError, SaeAudioError
+from sae_audio.files import write_bytes
+from sae_audio.generators import ETUDE_FLOW, frames_of
+from sae_audio.plots import png
+from sae_audio.plots.denoising import Line, emergence_curves, panels_of
+from sae_audio.recording import Point
+from sae_audio.traces import Trace, compact_json
+from ui import flow, session, songs
+from ui.guard import plainly
+from ui.limits import MODEL
+from ui.session import Heard, Source
 from ui.shared import Page
+from ui.songs import FIRST, STORED_TITLES, Made
+from ui.timeline import track
+from ui.trajectory import Progress, curves_of, news, run_of, start, trajectory
+
+HEAR = {"concurrency_id": "hear", "concurrency_limit": 2}
+"""Decoding one step is short, and does not wait for those who generate."""
+FLOW_NAME = {"étude-flow, here": ETUDE_FLOW, "DiffRhythm, on the GPU": "DiffRhythm"}
+AGAINST = {"This song's own end": "song", "My sound from Explore": "mine"}
+NOTES_HINT = "C4:0.5 E4:0.5 G4:1 rest:0.25 C4+E4+G4:1.5"
+ABOUT = """
+**x̂₁** is where the network believes it will end, **x<sub>t</sub>** the noisy state it has reached. A curve says how much of what the
+probes read there is what they read at the end, not whether they are right.
+Most of the rise of an x<sub>t</sub> curve is noise that fades: real sound, noised to the same *t*, rises as well (the control).
+So no order of the curves proves what is decided first, or what can still be moved; that takes an intervention, such as steering
+inside a window.
+"""
+ELSEWHERE = (
+    "DiffRhythm itself needs a GPU and its checkpoint (`DIFFRHYTHM=folder or Hub id`), and is not offered here; "
+    "étude-flow is a small generator of the same shape, and says nothing about DiffRhythm."
+)
 
 
 def tab(page: Page) -> None:
     """Lay out the tab and wire its events."""
-    gr.Markdown("Watch pitch, loudness and brightness emerge while music is generated. This tab is not there yet.")
+    made = gr.State(songs.stored(FIRST, session.SHIPPED))
+    with gr.Row(elem_id="watch-row"):
+        with gr.Column(scale=3, min_width=320):
+            view = trajectory(
+                lambda: songs.view_of(songs.stored(FIRST, flow.reading(session.SHIPPED, flow.generator(ETUDE_FLOW))[0])),
+                elem_id="watch",
+            )
+            gr.Markdown(ABOUT, elem_id="watch-about")
+        with gr.Column(scale=1, min_width=270, elem_id="watch-form"):
+            stored = gr.Radio(list(STORED_TITLES), value=FIRST, label="Precomputed", elem_id="watch-stored")
+            asked = _form()
+            with gr.Row():
+                go = gr.Button("Generate", variant="primary", elem_id="watch-go", min_width=80)
+                stop = gr.Button("Cancel", elem_id="watch-stop", min_width=80)
+            with gr.Accordion("Steer inside a window of steps", open=False, elem_id="watch-steering"):
+                loudness = gr.Slider(-12, 12, 0, step=1, label="Loudness, dB")
+                brightness = gr.Slider(-1, 1, 0, step=0.1, label="Brightness, octaves")
+                pitch = gr.Slider(-12, 12, 0, step=1, label="Pitch, semitones")
+                first = gr.Slider(0, 1, 0, step=0.05, label="From flow time (0 noise)")
+                last = gr.Slider(0, 1, 1, step=0.05, label="To flow time (1 result)")
+                steer = gr.Button("Make it again, steered", elem_id="watch-steer")
+            with gr.Accordion("Control: noised sound", open=False, elem_id="watch-controls"):
+                against = gr.Radio(list(AGAINST), value=next(iter(AGAINST)), label="Sound that is decided from the first")
+                control = gr.Button("Draw the control", elem_id="watch-control")
+            export = gr.Button("Export", elem_id="watch-export")
+            files = gr.Files(label="Files", visible=False, elem_id="watch-files")
+    run, step = gr.Textbox("song", visible=False), gr.Number(0, precision=0, visible=False)
+    sound, decode = gr.Audio(visible=False), gr.Button(visible=False)
+
+    shown = {"outputs": [view, made], "show_progress": "hidden"}
+    stored.input(show_stored, [stored, page.bundle], api_name="generate_stored", **shown)
+    going = [
+        go.click(generate, [*asked, page.bundle], api_name="generate", **shown, **MODEL),
+        steer.click(steered, [loudness, brightness, pitch, first, last, made], api_name="generate_steered", **shown, **MODEL),
+        control.click(controlled, [against, made, page.heard], api_name="generate_control", **shown, **MODEL),
+    ]
+    stop.click(cancelled, made, view, cancels=going, api_name="generate_cancel", show_progress="hidden")
+    view.hear(hear, made, view, api_visibility="private", show_progress="hidden", **HEAR)
+    decode.click(hear_step, [run, step, made], sound, api_name="generate_hear", **HEAR)
+    export.click(exported, made, files, api_name="generate_export", **HEAR)
+
+
+def _form() -> list[gr.components.Component]:
+    """Lay out what is asked for, in the order of ``generate``'s arguments."""
+    here = flow.diffrhythm_is_here()
+    names = flow.generator(ETUDE_FLOW).generator.style_names
+    which = gr.Radio(list(FLOW_NAME), value=next(iter(FLOW_NAME)), label="Generator", visible=here, elem_id="watch-generator")
+    style = gr.Dropdown(list(names), value=names[0], label="Style", filterable=True, elem_id="watch-style")
+    notes = gr.Textbox(
+        "", label="Notes (none: its own)", placeholder=NOTES_HINT, lines=2, max_length=flow.MAX_NOTES, elem_id="watch-notes"
+    )
+    words = gr.Textbox("", label="Style in words", placeholder="calm piano, rain", max_length=200, visible=False)
+    seconds = gr.Slider(*flow.SECONDS, 5, step=0.5, label="Length, s", elem_id="watch-seconds")
+    steps = gr.Slider(*flow.STEPS, 32, step=1, label="Steps (points in time)", elem_id="watch-steps")
+    guidance = gr.Slider(*flow.GUIDANCE, 0.5, step=0.1, label="Guidance", elem_id="watch-guidance")
+    seed = gr.Number(1, precision=0, minimum=0, maximum=flow.SEEDS, label="Seed", elem_id="watch-seed")
+    if here:
+        which.input(_switch, which, [style, notes, words, seconds, guidance], api_visibility="private", show_progress="hidden")
+    else:
+        gr.Markdown(ELSEWHERE, elem_id="watch-elsewhere")
+    return [which, style, words, notes, seconds, steps, guidance, seed]
+
+
+def _switch(which: str) -> tuple:
+    etude = FLOW_NAME[which] == ETUDE_FLOW
+    longest = flow.SECONDS[1] if etude else flow.DIFFRHYTHM_SECONDS
+    shown = [gr.update(visible=visible) for visible in (etude, etude, not etude)]
+    return *shown, gr.update(maximum=longest, value=5 if etude else longest), gr.update(value=0.5 if etude else 4.0)
+
+
+@plainly
+def show_stored(title: str, source: Source) -> tuple:
+    """Show a precomputed song: its posteriors and curves, at the steps that are stored."""
+    made = songs.stored(title, flow.reading(source, flow.generator(ETUDE_FLOW))[0])
+    return gr.update(value=songs.view_of(made), news=None), made
+
+
+@plainly
+def generate(
+    which: str,
+    style: str,
+    words: str,
+    notes: str,
+    seconds: float,
+    steps: int,
+    guidance: float,
+    seed: int,
+    source: Source,
+    request: gr.Request,
+) -> Iterator[tuple]:
+    """Generate a song, and watch: every step's posteriors and curves as it comes, then the whole.
+
+    Style is one of the list; notes are written NOTE:SECONDS, such as ``C4:0.5 rest:0.25 C4+E4+G4:1``, or left empty. Length in
+    seconds, steps are points in flow time, guidance 0 halves the work. Words are for DiffRhythm only.
+    """
+    model = flow.generator(FLOW_NAME[which])
+    source, found = flow.reading(source, model)
+    asked = {"style": style if model.name == ETUDE_FLOW else words, "notes": notes, "seconds": seconds, "steps": steps}
+    wanted = flow.request_of(asked | {"guidance": guidance, "seed": seed}, model)
+    key, bundle = uuid.uuid4().hex[:12], found.bundle
+    said = {"words": words} if model.name != ETUDE_FLOW else {}
+    opening = start(
+        key,
+        songs.title_of({"style": style, "seed": seed, **said}),
+        wanted.seconds,
+        wanted.steps,
+        frames_of(model, wanted.seconds),
+        bundle.properties,
+    )
+    trace = yield from _watched(
+        flow.points(model, found, wanted), Progress(key, "song", bundle.properties, wanted.steps), opening
+    )
+    trace.facts.update(said, notes=notes.strip() or None)
+    folder = songs.fresh_folder(request)
+    _save(trace, folder / "song")
+    made = Made(key, str(folder / "song"), source, FLOW_NAME[which], str(folder))
+    yield gr.update(value=songs.save_view(made, songs.finished(key, trace, bundle, how="made just now")), news=None), made
+
+
+@plainly
+def steered(
+    loudness: float, brightness: float, pitch: float, first: float, last: float, made: Made, request: gr.Request
+) -> Iterator[tuple]:
+    """Make the song in view again, steered at the steps from one flow time to another, and compare it with the unsteered one.
+
+    Loudness in dB, brightness in octaves of spectral centroid, pitch in whole semitones; 0 leaves a property alone.
+    """
+    moves = {name: amount for name, amount in (("pitch", pitch), ("loudness", loudness), ("brightness", brightness)) if amount}
+    if not moves:
+        raise ParameterError("all three amounts are 0; move at least one of loudness, brightness and pitch")
+    model, found, base = flow.generator(made.generator), session.loaded(made.source), songs.trace_of(made, "song")
+    wanted = flow.request_of(songs.asked_of(base) | {"moves": moves, "window": (first, last)}, model)
+    progress = Progress(made.key, "steered", found.bundle.properties, wanted.steps)
+    trace = yield from _watched(flow.points(model, found, wanted), progress)
+    made = songs.kept(made, request)
+    _save(trace, Path(made.folder) / "steered")
+    view = songs.view_of(made)
+    view["runs"]["steered"] = run_of(trace, found.bundle)
+    sound, rate = songs.sound_of(made, "steered", wanted.steps - 1)
+    view |= {
+        "table": songs.measured_table(base, trace, Sound(sound, rate)),
+        "window": [first, last],
+        "show": "steered",
+        "fresh": "steered",
+    }
+    yield gr.update(value=songs.save_view(made, view) | {"at": uuid.uuid4().hex}, news=None), made
+
+
+@plainly
+def controlled(against: str, made: Made, heard: Heard | None, request: gr.Request) -> Iterator[tuple]:
+    """Draw the control's curves: sound that is decided from the first, noised to every flow time.
+
+    The sound is the song's own end, or the visitor's sound of Explore (its first seconds, as long as the song).
+    """
+    model, found, base = flow.generator(made.generator), session.loaded(made.source), songs.trace_of(made, "song")
+    along, asked = base.final.float()[:1], songs.asked_of(base)
+    if AGAINST[against] == "mine":
+        along = _latents_of(heard, found, along.shape[1])
+        asked["seconds"], asked["notes"] = along.shape[1] / found.bundle.spec.frame_rate, None
+    wanted = flow.request_of(asked, model)
+    for got in flow.points(model, found, wanted, along):
+        if isinstance(got, Point):
+            says = f"Control, step {got.index} of {wanted.steps - 1}"
+            yield gr.update(news=news(made.key, "control", got.index, wanted.steps, says)), gr.skip()
+    made = songs.kept(made, request)
+    write_bytes(Path(made.folder) / "control.json", compact_json({**got.facts, "against": against}))
+    view = songs.view_of(made)
+    view["runs"]["control"] = {"points": [], "read": {}, "curves": curves_of(got.facts["curves"]), "ends": {}}
+    yield gr.update(value=songs.save_view(made, view), news=None), made
+
+
+@plainly
+def cancelled(made: Made) -> dict:
+    """Stop what is being made, and show the song that was there before."""
+    return gr.update(value=songs.view_of(made), news={"id": made.key, "over": uuid.uuid4().hex})
+
+
+@plainly
+def hear(made: Made, wanted: gr.EventData) -> dict:
+    """Decode what the network believes at a step; the view asks for it."""
+    run, step = ("steered" if wanted.run == "steered" else "song"), int(wanted.step)
+    sound = track("", *songs.sound_of(made, run, step))
+    return gr.update(heard={"id": made.key, "run": run, "step": step, **sound})
+
+
+@plainly
+def hear_step(run: str, step: int, made: Made, request: gr.Request) -> str:
+    """Decode x̂₁ at a step (the last is the result) of the ``song`` in view, or of its ``steered`` twin, as a WAV file."""
+    view = songs.view_of(made)
+    if run not in ("song", "steered") or run not in view["runs"]:
+        raise ParameterError(f"there is no run '{run}'; generate a song, or steer it, first")
+    points = view["runs"][run]["points"]
+    if step not in points:
+        raise ParameterError(f"step {step} is not there; the steps are {', '.join(map(str, points))}")
+    return str(songs.sound_file(made, run, step, session.folder(request) / f"{run}-step-{step:02d}.wav"))
+
+
+@plainly
+def exported(made: Made, request: gr.Request) -> dict:
+    """Write result, curves, trace, figure and settings of the song in view, and of its steered twin, as files."""
+    made = songs.kept(made, request)
+    view, folder = songs.view_of(made), Path(made.folder)
+    facts = songs.runs_facts(made, view)
+    base = facts["song"]
+    last = base["steps"] - 1
+    out = [songs.sound_file(made, run, last, folder / f"{run}.wav") for run in facts if run != "control"]
+    write_bytes(folder / "curves.csv", songs.curves_csv(made, view).encode())
+    write_bytes(folder / "trace.json", compact_json({"times": view["times"], **facts}))
+    write_bytes(folder / "emergence.png", png(_figure(view["times"], facts)))
+    settings = {run: {name: value for name, value in table.items() if name != "curves"} for run, table in facts.items()}
+    settings["bundle"] = made.source._asdict() | {"where": made.source.name}
+    write_bytes(folder / "settings.json", (json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    names = ("curves.csv", "trace.json", "emergence.png", "settings.json")
+    return gr.update(value=[*map(str, out), *(str(folder / name) for name in names)], visible=True)
+
+
+def _watched(points: Iterator[Point | Trace], progress: Progress, opening: dict | None = None) -> Iterator[tuple]:
+    """Yield news of every point, and return the trace; ``opening`` is shown before the first."""
+    for got in points:
+        if isinstance(got, Trace):
+            return got
+        told = {"news": progress.news(got.index, got.posteriors)}
+        if opening is not None and got.index == 0:
+            told["value"] = opening
+        yield gr.update(**told), gr.skip()
+    raise RuntimeError("a generation ended without its trace")
+
+
+def _save(trace: Trace, stem: Path) -> None:
+    trace.without_posteriors().save(stem)
+
+
+def _latents_of(heard: Heard | None, found: session.Loaded, frames: int) -> torch.Tensor:
+    """Return the latents [1, T, d_in] of the visitor's sound, at most so many frames."""
+    if heard is None:
+        raise ParameterError("there is no sound in Explore yet; bring one there, or take the song's own end")
+    with torch.inference_mode():
+        return found.space.encode(mixdown(heard.sound(), found.space.spec)).cpu()[:, :frames]
+
+
+def _figure(times: list[float], facts: dict):
+    """Draw the curves of the song, and of the control where there is one."""
+    panels = panels_of(times, facts["song"]["curves"])
+    for row, by_property in panels.items():
+        for name, lines in by_property.items():
+            for signal in ("x1", "x_t") if "control" in facts else ():
+                lines[f"{signal} control"] = Line(times, facts["control"]["curves"][name]["read"][f"acts/{signal}"][row])
+    return emergence_curves(panels)

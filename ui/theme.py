@@ -15,8 +15,34 @@ THEME = gr.themes.Base(
     radius_size="sm",
     font=["ui-sans-serif", "system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
+).set(
+    body_text_color_subdued="*neutral_500",
+    body_text_color_subdued_dark="*neutral_400",
+    body_background_fill_dark="*neutral_900",
+    background_fill_secondary_dark="*neutral_800",
+    button_secondary_background_fill="transparent",
+    button_secondary_background_fill_hover="*neutral_100",
+    button_secondary_background_fill_dark="transparent",
+    button_secondary_background_fill_hover_dark="*neutral_800",
+    button_secondary_border_color="*neutral_300",
+    button_secondary_border_color_dark="*neutral_600",
+    button_border_width="1px",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    button_primary_background_fill_dark="*primary_500",
+    color_accent_soft_dark="#2e2e5c",
 )
 
 CSS = """
+:root {--quiet: #63636b;}
+.dark {--quiet: #a9a9b3;}
 .gradio-container {max-width: 1200px !important; margin: 0 auto;}
+#heading h1 {font-size: 22px; font-weight: 700; margin: 8px 0 0;}
+#heading p {margin: 2px 0 6px; color: var(--quiet);}
+#sound-name h2 {font-size: 18px; margin: 6px 0 0;}
+#bring-row {align-items: stretch;}
+#examples {gap: 8px; justify-content: center;}
+#examples button {justify-content: flex-start;}
+#exports {justify-content: flex-start; gap: 8px;}
+#exports button {flex: 0 0 auto; min-width: 0;}
 """

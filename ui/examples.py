@@ -1,0 +1,118 @@
+"""Three short examples, shipped with what the shipped bundle sees in them, so that the page shows something at once.
+
+    python -m ui.examples        # synthesises them again and looks at them again; run it when the bundle changed
+
+The clips are from the corpus's test split: no bundle was trained on their scores.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+
+from sae_audio.bundle import Bundle
+from sae_audio.etude.corpus import SAMPLE_RATE, clip_named
+from sae_audio.latent_spaces import CHECKPOINTS
+from sae_audio.pipeline import View, analyse
+from ui.component import ASSETS
+from ui.feature_table import rows_of
+from ui.session import Heard, Source, loaded
+from ui.timeline import picture, track
+
+SECONDS = 6
+SEEN = ASSETS / "examples.json"
+ETUDE = CHECKPOINTS / "etude"
+
+
+class Example(NamedTuple):
+    """A synthesised sound."""
+
+    key: str
+    """Name of its file."""
+    clip: str
+    """Clip of the étude corpus that it is the beginning of."""
+    title: str
+    """On its button."""
+
+    @property
+    def heard(self) -> Heard:
+        """The example as a visitor's sound."""
+        return Heard(self.title, str(ASSETS / f"{self.key}.flac"))
+
+
+EXAMPLES = (
+    Example("melody", "additive-test-0-00032", "A melody"),
+    Example("low-line", "additive-test-0-00057", "A low line"),
+    Example("chords", "additive-test-0-00013", "Chords"),
+)
+
+
+class Seen(NamedTuple):
+    """What the page shows of an example."""
+
+    picture: dict
+    """Value of a ``timeline``."""
+    rows: dict
+    """Value of a ``feature_table``."""
+
+
+def seen(key: str, source: Source) -> Seen:
+    """Return what a bundle sees in an example: from the shipped file where the bundle is the shipped one."""
+    if Path(source.where).resolve() == ETUDE and _shipped()["bundle"] == fingerprint(ETUDE):
+        stored = _shipped()[key]
+        return Seen(stored["picture"] | {"sound": _sound(key)}, stored["rows"])
+    bundle, _ = loaded(source)
+    example, view = by_key(key), view_of(key, source)
+    return Seen(picture(bundle, view, example.title), rows_of(bundle, view))
+
+
+@functools.lru_cache(maxsize=8)
+def view_of(key: str, source: Source) -> View:
+    """Return a bundle's view of an example; it is the same for all visitors, so it is kept."""
+    bundle, space = loaded(source)
+    return analyse(bundle, by_key(key).heard.sound(), space=space)
+
+
+def by_key(key: str) -> Example:
+    """Return the example of a name; ``KeyError`` if there is none."""
+    return {example.key: example for example in EXAMPLES}[key]
+
+
+def fingerprint(folder: Path) -> str:
+    """Return what changes when a bundle changes: its manifest lists the sha256 of every file."""
+    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+
+
+def make() -> dict:
+    """Synthesise the examples and return what the shipped bundle sees in them, as ``examples.json`` holds it."""
+    source = Source(str(ETUDE))
+    bundle: Bundle = loaded(source).bundle
+    stored: dict = {"bundle": fingerprint(ETUDE)}
+    for example in EXAMPLES:
+        samples = clip_named(example.clip).render()[: SECONDS * SAMPLE_RATE]
+        soundfile.write(example.heard.path, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        view = view_of(example.key, source)
+        drawn = picture(bundle, view, example.title)
+        drawn.pop("sound")  # it is the FLAC file
+        stored[example.key] = {"picture": drawn, "rows": rows_of(bundle, view)}
+    return stored
+
+
+@functools.lru_cache(maxsize=1)
+def _shipped() -> dict:
+    return json.loads(SEEN.read_text())
+
+
+@functools.lru_cache(maxsize=len(EXAMPLES))
+def _sound(key: str) -> dict:
+    sound = by_key(key).heard.sound()
+    return track(f"mono, {sound.sample_rate / 1000:g} kHz: as the model hears it", sound.samples, sound.sample_rate)
+
+
+if __name__ == "__main__":
+    SEEN.write_text(json.dumps(make(), ensure_ascii=False, separators=(",", ":")) + "\n")

@@ -1,0 +1,191 @@
+"""A visitor's songs between two events: traces and views as files in the visitor's folder, so that no memory is held for them."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import gradio as gr
+import torch
+
+from sae_audio.audio import Sound, write
+from sae_audio.control import AXES, UNITS
+from sae_audio.descriptors import Descriptors
+from sae_audio.diffrhythm.sampler import time_grid
+from sae_audio.files import write_bytes
+from sae_audio.latent_spaces import CHECKPOINTS
+from sae_audio.pipeline import Steered
+from sae_audio.properties import note_name
+from sae_audio.report import describe_change
+from sae_audio.traces import Trace, compact_json, load_trace
+from ui import session
+from ui.session import Source
+from ui.trajectory import run_of, start
+
+STORED = CHECKPOINTS / "etude-flow" / "traces"
+STORED_TITLES = {"Piano, arpeggio": "piano-arpeggio", "Violin, melody": "violin-melody", "Alto sax, notes of its own": "sax-free"}
+FIRST = "Piano, arpeggio"
+SHOWN_UNITS = {"pitch": "st", "loudness": "dB", "brightness": "oct"}
+
+
+class Made(NamedTuple):
+    """The song in view; what the tab's state holds."""
+
+    key: str
+    """The view's id."""
+    stem: str
+    """Its trace, without ending."""
+    source: Source
+    """Bundle that reads it."""
+    generator: str
+    """Name for ``flow.generator``."""
+    folder: str | None = None
+    """Where its view, steered trace and files are; None for a stored one that nothing was done with."""
+
+
+def stored(title: str, source: Source) -> Made:
+    """Return a precomputed song."""
+    name = STORED_TITLES[title]
+    return Made(name, str(STORED / name), source, "etude-flow")
+
+
+def fresh_folder(request: gr.Request) -> Path:
+    """Return an empty folder for one song, in place of the visitor's last one."""
+    folder = session.folder(request) / "generate"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def kept(made: Made, request: gr.Request) -> Made:
+    """Return the song with a folder, a new one if it has none."""
+    if made.folder:
+        return made
+    folder = fresh_folder(request)
+    write_bytes(folder / "view.json", compact_json(view_of(made)))
+    return made._replace(folder=str(folder))
+
+
+def view_of(made: Made) -> dict:
+    """Return the whole value of the view."""
+    if made.folder:
+        return json.loads((Path(made.folder) / "view.json").read_text(encoding="utf-8"))
+    return _stored_view(made)
+
+
+def save_view(made: Made, view: dict) -> dict:
+    """Keep a view, and return it."""
+    write_bytes(Path(made.folder) / "view.json", compact_json(view))
+    return view
+
+
+@functools.lru_cache(maxsize=8)
+def _stored_view(made: Made) -> dict:
+    found = load_trace(made.stem)
+    bundle = session.loaded(made.source).bundle
+    return finished(made.key, found, bundle, how="precomputed")
+
+
+def finished(key: str, found: Trace, bundle, how: str) -> dict:
+    """Return the view of a finished song."""
+    facts = found.facts
+    view = start(key, title_of(facts), facts["seconds"], facts["steps"], found.final.shape[1], bundle.properties)
+    details = f"{facts['model']}, {facts['seconds']:g} s, {facts['steps'] - 1} steps, guidance {facts['guidance']:g}"
+    return view | {"complete": True, "how": f"{how} · {details}", "runs": {"song": run_of(found, bundle)}}
+
+
+def title_of(facts: Mapping) -> str:
+    """Return a song's heading."""
+    style = facts.get("words") or facts["style"]
+    return f"{style[:1].upper()}{style[1:60]}, seed {facts['seed']}"
+
+
+def trace_of(made: Made, run: str) -> Trace:
+    """Read the song's trace, or that of its steered twin."""
+    return load_trace(made.stem if run == "song" else Path(made.folder) / run)
+
+
+def asked_of(found: Trace) -> dict:
+    """Return what was asked for a song, as ``flow.request_of`` takes it."""
+    facts = found.facts
+    asked = {name: facts[name] for name in ("seconds", "steps", "guidance", "seed")}
+    return asked | {"style": facts.get("words") or facts["style"], "notes": facts.get("notes")}
+
+
+def measured_table(song: Trace, steered: Trace, audio: Sound) -> dict:
+    """Return what steering changed, measured on the decoded results, in words for the view."""
+    before, after = (Descriptors(*(column[-1].float() for column in side.measured)) for side in (song, steered))
+    found = describe_change(Steered(audio, before, after, torch.ones(before.rms.shape[1])))
+    moves = steered.facts["steering"]["moves"]
+    rows = []
+    for name in AXES:
+        unit, change = SHOWN_UNITS[name], found["change"][name]
+        rows.append(
+            {
+                "title": name.capitalize(),
+                "asked": f"{float(moves[name]):+g} {unit}" if name in moves else None,
+                "before": _said(name, found["before"][name]["median"]),
+                "after": _said(name, found["after"][name]["median"]),
+                "change": "–" if change != change else f"{change:+.2f} {unit}",
+            }
+        )
+    first, stop = steered.facts["steering"]["window"]
+    caption = f"Measured on the two results, medians over frames; steered from flow time {first:g} to {stop:g}. "
+    return {"caption": caption + ", ".join(f"{SHOWN_UNITS[name]}: {UNITS[name]}" for name in AXES) + ".", "rows": rows}
+
+
+def curves_csv(made: Made, view: Mapping) -> str:
+    """Return all curves as CSV: one line per run, property, reader, signal and step."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    kinds = ("agreement", "within_one", "bounded", "paper")
+    writer.writerow(["run", "property", "reader", "signal", "step", "flow_time", *kinds])
+    for run, facts in runs_facts(made, view).items():
+        times = time_grid(facts["steps"]).tolist()
+        for name, table in facts["curves"].items():
+            for key, read in table["read"].items():
+                for step, t in enumerate(times):
+                    values = ["" if read[kind][step] is None else read[kind][step] for kind in kinds]
+                    writer.writerow([run, name, *key.split("/"), step, round(t, 6), *values])
+    return out.getvalue()
+
+
+def runs_facts(made: Made, view: Mapping) -> dict[str, dict]:
+    """Return the facts, with curves, of every run of a song."""
+    facts = {"song": trace_of(made, "song").facts}
+    for run in ("steered", "control"):
+        if run in view["runs"]:
+            table = Path(made.folder) / f"{run}.json"
+            facts[run] = json.loads(table.read_text(encoding="utf-8"))
+    return facts
+
+
+def sound_file(made: Made, run: str, step: int, path: Path) -> Path:
+    """Write x̂₁ of a step, decoded, as a 16-bit WAV."""
+    audio, rate = sound_of(made, run, step)
+    write(path, audio, rate)
+    return path
+
+
+@torch.inference_mode()
+def sound_of(made: Made, run: str, step: int) -> tuple[torch.Tensor, int]:
+    """Return x̂₁ of a step, decoded: [channels, N] and its rate in Hz."""
+    found, space = trace_of(made, run), session.loaded(made.source).space
+    nearest = int((found.times - time_grid(found.facts["steps"])[step]).abs().argmin())
+    return space.decode(found.at("x1", nearest)[:1]).cpu()[0], space.spec.sample_rate
+
+
+def _said(name: str, value: float | None) -> str:
+    if value is None:
+        return "none"
+    if name == "loudness":
+        return f"{value:.1f} dBFS"
+    if name == "pitch":
+        return f"{note_name(69 + 12 * torch.tensor(value / 440).log2().item())}, {value:.0f} Hz"
+    return f"{value / 1000:.2f} kHz"
