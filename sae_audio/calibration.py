@@ -10,7 +10,7 @@ was asked and keeps what was not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -266,7 +266,7 @@ def steer_latents(
     wanted : (float, float)
         Change of loudness (dB) and brightness (octaves) asked for; 0 keeps the property.
     mask : Tensor [T] or [B, T], optional
-        1 on the frames that may change, 0 elsewhere; all by default.
+        Share of the change that each frame gets, 0 to 1; the moves must be scaled by it already. 1 by default.
     hold : Hold, optional
         Axes for the closed loop; None applies the moves and no more.
 
@@ -274,10 +274,27 @@ def steer_latents(
     -------
     Steered
     """
+    *_, last = steer_rounds(latents, sae, moves, measure, before=before, wanted=wanted, mask=mask, hold=hold)
+    return last
+
+
+def steer_rounds(
+    latents: Tensor,
+    sae: SAE,
+    moves: Sequence[Move],
+    measure: Measure,
+    *,
+    before: Heard,
+    wanted: tuple[float, float] = (0.0, 0.0),
+    mask: Tensor | None = None,
+    hold: Hold | None = None,
+) -> Iterator[Steered]:
+    """Do what ``steer_latents`` does and yield the sound after the moves and after each round of correction."""
     edited = apply(latents, sae, moves)
     heard = measure(edited)
+    yield Steered(edited, heard)
     if hold is None:
-        return Steered(edited, heard)
+        return
     mask = torch.ones(latents.shape[:2]) if mask is None else mask.expand(latents.shape[:2])
     strengths = torch.zeros(*latents.shape[:2], 2)
     jacobian = hold.jacobian()
@@ -288,7 +305,7 @@ def steer_latents(
         extra = [(axis, axis_change(axis, strength * mask)) for axis, strength in corrections]
         edited = apply(latents, sae, [*moves, *extra])
         heard = measure(edited)
-    return Steered(edited, heard)
+        yield Steered(edited, heard)
 
 
 def shift_trial(
@@ -367,9 +384,9 @@ def slopes(control: ControlVector) -> Tensor:
 def _missing(before: Descriptors, after: Descriptors, mask: Tensor, wanted: Tensor, smoothing: int) -> Tensor:
     """What each frame still lacks of the wanted dB and octaves, [B, T, 2]."""
     audible = ((to_db(before.rms) > AUDIBLE_DB) & (mask > 0)).float()
-    loudness = (wanted[0] - (to_db(after.rms) - to_db(before.rms))).nan_to_num(0.0)
+    loudness = (wanted[0] * mask - (to_db(after.rms) - to_db(before.rms))).nan_to_num(0.0)
     octaves = torch.where(audible > 0, (after.centroid / before.centroid).log2(), torch.nan)
-    brightness = wanted[1] - median(octaves, 1)[:, None].nan_to_num(float(wanted[1]))
+    brightness = median(wanted[1] * mask - octaves, 1)[:, None].nan_to_num(0.0)
     return torch.stack([_smooth(loudness, audible, smoothing), brightness.expand_as(loudness)], -1)
 
 

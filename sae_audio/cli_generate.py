@@ -215,7 +215,8 @@ def _changed(song: Song, space: Codec) -> dict:
         return {"samples": sound.samples.shape[1], "sample_rate": sound.sample_rate, "channels": sound.samples.shape[0]}
     sounds = (space.decode(song.unsteered).cpu(), song.audio)
     before, after = (describe(audio, song.sample_rate, space.spec.hop_length) for audio in sounds)
-    return describe_change(Steered(sound, before, after, torch.ones(before.rms.shape[1])))
+    unsteered = Sound(sounds[0][0], song.sample_rate)
+    return describe_change(Steered(sound, before, after, torch.ones(before.rms.shape[1]), unsteered, before))
 
 
 def _new_folder(out: str | None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_audio.audio import Sound, fit, mixdown, read, unfit
 from sae_audio.bundle import Bundle
-from sae_audio.calibration import Move, steer_latents
+from sae_audio.calibration import Move, steer_rounds
 from sae_audio.control import ControlVector, axis_change, note_change
 from sae_audio.control import axis as axis_control
 from sae_audio.descriptors import Descriptors, describe
@@ -21,6 +21,7 @@ from sae_audio.evaluation import hold_of, listener
 from sae_audio.latent_spaces import SPACES, Codec, LatentSpace, load_latent_space
 from sae_audio.latent_spaces.signature import same_weights, signature
 from sae_audio.properties import Property
+from sae_audio.pushes import Push, check_push, honest_moves, paper_pushed
 
 Target = float | str | tuple[str | float, float]
 """A move: dB or octaves or semitones; for pitch also a note name; or (note or semitones, strength)."""
@@ -55,7 +56,20 @@ class Steered(NamedTuple):
     after: Descriptors
     """Measured on the steered sound."""
     mask: Tensor
-    """[T] 1 on the frames that were to be edited, 0 elsewhere."""
+    """[T] share of the change that each frame was to get, 0 to 1."""
+    reconstruction: Sound
+    """The sound as the codec gives it back unedited, in the same form as ``sound``."""
+    source: Descriptors
+    """Measured on the input, each [B, T]."""
+
+
+class Step(NamedTuple):
+    """What ``steering`` does next."""
+
+    share: float
+    """Share of the work that is done, 0 to 1."""
+    doing: str
+    """What comes next, in a few words."""
 
 
 def space_of(
@@ -161,15 +175,16 @@ def analyse(bundle: Bundle, sound: Sound | str | os.PathLike, *, space: LatentSp
     return View(sound, audio[0], latents, acts, descriptors, posteriors, ranked.tolist())
 
 
-@torch.inference_mode()
 def steer(
     bundle: Bundle,
     sound: Sound | str | os.PathLike,
     moves: Mapping[str, Target],
     *,
     features: Mapping[int, float] | None = None,
+    pushes: Sequence[Push] = (),
     start: float = 0.0,
     stop: float | None = None,
+    fade: float = 0.0,
     hold: bool = True,
     space: Codec | None = None,
 ) -> Steered:
@@ -186,17 +201,23 @@ def steer(
         ``loudness``: dB; ``brightness``: octaves of spectral centroid. What is not named, or 0, stays.
     features : mapping, optional
         Feature number to strength: that multiple of its typical activation is added; negative takes away.
+    pushes : sequence of Push
+        Strengths towards classes; see ``pushes``.
     start, stop : float
         Part of the sound that is edited, in seconds; to the end by default.
+    fade : float
+        Seconds over which the change comes in after ``start`` and goes out before ``stop``, as a raised cosine; at most half
+        of the part.
     hold : bool
-        Measure the result and correct loudness and brightness to what was asked; off when features are edited and nothing
-        else is. Costs three more decodes.
+        Measure the result and correct loudness and brightness to what was asked; off when only features are edited or anything
+        is pushed. Costs three more decodes.
     space : Codec, optional
         The bundle's latent space if it is loaded already.
 
     Returns
     -------
     Steered
+        Where nothing is asked for, ``sound`` is ``reconstruction``, sample for sample.
 
     Raises
     ------
@@ -209,23 +230,70 @@ def steer(
     >>> bundle = Bundle.from_pretrained("checkpoints/etude")  # doctest: +SKIP
     >>> steer(bundle, "song.wav", {"pitch": ("C5", 1.5), "loudness": -6.0}).sound  # doctest: +SKIP
     """
+    options = {"features": features, "pushes": pushes, "start": start, "stop": stop, "fade": fade, "hold": hold, "space": space}
+    *_, done = steering(bundle, sound, moves, **options)
+    return done
+
+
+def steering(
+    bundle: Bundle,
+    sound: Sound | str | os.PathLike,
+    moves: Mapping[str, Target],
+    *,
+    features: Mapping[int, float] | None = None,
+    pushes: Sequence[Push] = (),
+    start: float = 0.0,
+    stop: float | None = None,
+    fade: float = 0.0,
+    hold: bool = True,
+    space: Codec | None = None,
+) -> Iterator[Step | Steered]:
+    """Do what ``steer`` does, saying before each long step what it is, so that a page can show it and stop in between.
+
+    Yields
+    ------
+    Step
+        Before the sound is encoded and before each time it is decoded.
+    Steered
+        At the end.
+    """
     _check_finite({name: moves[name] for name in ("loudness", "brightness") if name in moves} | dict(features or {}))
+    for push in pushes:
+        check_push(bundle, push)
     sound = as_sound(sound)
     space = _codec(bundle, space)
     audio = fit(sound, space.spec)
-    latents = space.encode(audio).cpu()
-    measure = listener(space, like=audio, mel_bands=0)
-    before = measure(latents)
-    mask = _mask(latents.shape[1], space.spec.frame_rate, start, stop)
+    measured = describe(audio, space.spec.sample_rate, space.spec.hop_length)
+    mask = _mask(space.spec.n_frames(audio.shape[-1]), space.spec.frame_rate, start, stop, fade)
     loudness, brightness = (float(moves.get(name, 0.0)) for name in ("loudness", "brightness"))
-    changes = _changes(bundle, moves, features or {}, describe(audio, space.spec.sample_rate, space.spec.hop_length), mask)
-    moved = any(control.kind != "feature" for control, _ in changes)
-    closed = hold_of(bundle.controls, space.spec.frame_rate) if hold and moved else None
-    done = steer_latents(
-        latents, bundle.sae, changes, measure, before=before, wanted=(loudness, brightness), mask=mask, hold=closed
+    changes = _changes(bundle, moves, features or {}, measured, mask)
+    in_units = any(control.kind != "feature" for control, _ in changes)
+    closed = hold_of(bundle.controls, space.spec.frame_rate) if hold and in_units and not pushes else None
+    changes += honest_moves(bundle, pushes, measured, mask)
+    steps = 3 + (closed.rounds if closed else 0)
+    yield Step(0, "Encoding the sound")
+    with torch.inference_mode():
+        latents = space.encode(audio).cpu()
+    yield Step(1 / steps, "Decoding it unchanged, to compare with")
+    measure = listener(space, like=audio, mel_bands=0)
+    with torch.inference_mode():
+        before = measure(latents)
+        pushed = paper_pushed(bundle, latents, pushes, mask)
+    if not changes and pushed is latents:
+        same = unfit(before.audio, sound, space.spec)
+        reconstruction = Sound(same, sound.sample_rate)
+        yield Steered(reconstruction, before.descriptors, before.descriptors, mask, reconstruction, measured)
+        return
+    rounds = steer_rounds(
+        pushed, bundle.sae, changes, measure, before=before, wanted=(loudness, brightness), mask=mask, hold=closed
     )
-    steered = unfit(done.heard.audio, sound, space.spec)
-    return Steered(Sound(steered, sound.sample_rate), before.descriptors, done.heard.descriptors, mask)
+    for number in range(steps - 2):
+        doing = "Decoding the steered sound" if number == 0 else f"Correcting loudness and brightness, {number} of {steps - 3}"
+        yield Step((2 + number) / steps, doing)
+        with torch.inference_mode():
+            done = next(rounds)
+    steered, reconstruction = (Sound(unfit(heard.audio, sound, space.spec), sound.sample_rate) for heard in (done.heard, before))
+    yield Steered(steered, before.descriptors, done.heard.descriptors, mask, reconstruction, measured)
 
 
 def _check_finite(amounts: Mapping) -> None:
@@ -245,8 +313,8 @@ def _codec(bundle: Bundle, space: Codec | None) -> Codec:
     return space
 
 
-def _mask(n_frames: int, frame_rate: float, start: float, stop: float | None) -> Tensor:
-    """1 on the frames from ``start`` to ``stop``."""
+def _mask(n_frames: int, frame_rate: float, start: float, stop: float | None, fade: float = 0.0) -> Tensor:
+    """1 on the frames from ``start`` to ``stop``, rising from 0 and falling to 0 over ``fade`` seconds inside them."""
     seconds = n_frames / frame_rate
     if start >= seconds:
         raise ParameterError(f"the part to edit starts at {start:g} s, but the sound lasts {seconds:.2f} s")
@@ -255,8 +323,15 @@ def _mask(n_frames: int, frame_rate: float, start: float, stop: float | None) ->
         raise ParameterError(
             f"the part to edit runs from {start:g} to {stop:g} s; it must start at 0 or later, and before it ends"
         )
+    if not 0 <= fade <= (min(stop, seconds) - start) / 2 + 1e-6:
+        raise ParameterError(
+            f"the fade lasts {fade:g} s, but the part to edit {min(stop, seconds) - start:.2f} s; a fade is at most half as long"
+        )
     centres = (torch.arange(n_frames) + 0.5) / frame_rate
     mask = ((centres >= start) & (centres < stop)).float()
+    if fade > 0:
+        inside = torch.minimum(centres - start, min(stop, seconds) - centres) / fade
+        mask = mask * (0.5 - 0.5 * (torch.pi * inside.clamp(0, 1)).cos())
     if not mask.any():
         raise ParameterError(f"the part from {start:g} to {stop:g} s holds no frame; a frame lasts {1000 / frame_rate:.0f} ms")
     return mask

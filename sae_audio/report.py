@@ -135,7 +135,7 @@ def _is_number(text: str) -> bool:
 
 
 def _edited(descriptors: Descriptors, mask: Tensor) -> Descriptors:
-    return Descriptors(*(column[:, mask > 0] for column in descriptors))
+    return Descriptors(*(column[:, mask >= 0.99 * mask.max()] for column in descriptors))  # not where it fades
 
 
 def _flat(descriptors: Descriptors) -> Descriptors:
