@@ -1,11 +1,14 @@
 """DCI, MIG and SAP on representations for which they can be worked out by hand, and against scikit-learn."""
 
 import math
+import sys
+from collections import Counter
 
 import pytest
 import torch
 
 from sae_audio import disentanglement as measures
+from sae_audio import factors
 from sae_audio.errors import ParameterError
 
 N, N_FACTORS = 200, 4
@@ -93,8 +96,8 @@ def test_overall_disentanglement_weighs_dimensions_by_their_importance():
 
 
 def test_what_nothing_predicts_is_undefined_and_not_complete():
-    factors = torch.cat([FACTORS[:, :2], torch.ones(N, 1, dtype=torch.float64), FACTORS[:, 3:]], 1)
-    result = measures.dci(FACTORS[:, :2], factors)
+    known = torch.cat([FACTORS[:, :2], torch.ones(N, 1, dtype=torch.float64), FACTORS[:, 3:]], 1)
+    result = measures.dci(FACTORS[:, :2], known)
     assert result.completeness.isnan().tolist() == [False, False, True, True]  # constant; and out of reach of these dimensions
     assert result.r2_in.isnan().tolist() == [False, False, True, False]
     assert float(result.r2_in[3]) == pytest.approx(0, abs=1e-9)
@@ -104,27 +107,27 @@ def test_what_nothing_predicts_is_undefined_and_not_complete():
 
 
 def test_noise_of_more_dimensions_than_rows_fits_in_sample_only():
-    factors = noise(100, 3, 1)
-    result = measures.dci(noise(100, 400, 2), factors, held_out=(noise(300, 400, 3), noise(300, 3, 4)))
+    known = noise(100, 3, 1)
+    result = measures.dci(noise(100, 400, 2), known, held_out=(noise(300, 400, 3), noise(300, 3, 4)))
     assert result.r2_in.min() > 0.4
     assert result.r2_out.max() < 0.05
 
 
 def test_missing_values_of_a_factor_are_left_out_of_it():
-    factors = FACTORS.clone()
-    factors[::7, 1] = torch.nan
-    result = measures.dci(FACTORS, factors, held_out=(FACTORS, factors))
+    known = FACTORS.clone()
+    known[::7, 1] = torch.nan
+    result = measures.dci(FACTORS, known, held_out=(FACTORS, known))
     assert result.completeness[[0, 2, 3]].tolist() == pytest.approx([1, 1, 1])
     assert float(result.r2_in[1]) > 0.95 and float(result.r2_out[1]) > 0.95
 
 
 def test_boosted_trees_find_what_a_lasso_cannot():
     x = noise(N, 6, 5)
-    factors = torch.stack([x[:, 0].abs(), x[:, 3]], 1)
-    boosted = measures.dci(x, factors, method="boosted")
+    known = torch.stack([x[:, 0].abs(), x[:, 3]], 1)
+    boosted = measures.dci(x, known, method="boosted")
     assert boosted.importance.sum(0).tolist() == pytest.approx([1, 1])
     assert boosted.importance.argmax(0).tolist() == [0, 3] and boosted.r2_in.min() > 0.9
-    assert measures.dci(x, factors).r2_in[0] < 0.1
+    assert measures.dci(x, known).r2_in[0] < 0.1
 
 
 def test_mutual_information_agrees_with_scikit_learn():
@@ -140,16 +143,16 @@ def test_mutual_information_agrees_with_scikit_learn():
 def test_gaps_by_hand():
     # All 16 pairs of two independent factors of four values: I(a; a) = H(a) = ln 4, I(a; b) = 0.
     a, b = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
-    factors = torch.stack([a.flatten(), b.flatten()], 1)
-    all_close(measures.mutual_information_gap(factors, factors), 1)
-    all_close(measures.attribute_predictability(factors, factors), 1)
-    doubled = torch.cat([factors, 2 * factors], 1)
-    all_close(measures.mutual_information_gap(doubled, factors), 0)
-    all_close(measures.attribute_predictability(doubled, factors), 0)
-    all_close(measures.binned_entropy(factors), 2)
-    with_constant = torch.cat([factors, torch.ones(16, 1)], 1)
+    known = torch.stack([a.flatten(), b.flatten()], 1)
+    all_close(measures.mutual_information_gap(known, known), 1)
+    all_close(measures.attribute_predictability(known, known), 1)
+    doubled = torch.cat([known, 2 * known], 1)
+    all_close(measures.mutual_information_gap(doubled, known), 0)
+    all_close(measures.attribute_predictability(doubled, known), 0)
+    all_close(measures.binned_entropy(known), 2)
+    with_constant = torch.cat([known, torch.ones(16, 1)], 1)
     for measure in (measures.mutual_information_gap, measures.attribute_predictability):
-        assert measure(factors, with_constant).isnan().tolist() == [False, False, True]
+        assert measure(known, with_constant).isnan().tolist() == [False, False, True]
 
 
 def test_interval_of_a_mean():
@@ -183,3 +186,65 @@ def test_gaps_need_two_dimensions_and_bins():
         measures.mutual_information(FACTORS, FACTORS[:, 0], bins=1)
     with pytest.raises(ParameterError, match="at least 2"):
         measures.completeness(torch.ones(1, 2))
+
+
+# Factors ----------------------------------------------------------------------------------------------------------------------
+
+RATE = 16_000
+
+
+def tone(hz: float, seconds: float = 2.0, level: float = 0.3) -> torch.Tensor:
+    """Ten partials, as a voice has them, [1, N]."""
+    cycles = hz * torch.arange(round(seconds * RATE)) / RATE
+    return level / 2 * sum(torch.sin(2 * math.pi * k * cycles) / k for k in range(1, 11))[None]
+
+
+def test_every_egemaps_column_has_a_family():
+    names = factors.egemaps_names()
+    assert len(names) == len(set(names)) == 88
+    counts = Counter(factors.family(name) for name in names)
+    assert counts == dict(pitch=10, formants=18, quality=10, MFCC=16, spectral=17, loudness=11, rhythm=6)
+    assert {name.split("_")[0] for name in names} == set(factors.EGEMAPS)
+    published = Counter(factors.family(name, published=True) for name in names)
+    assert published == dict(pitch=14, formants=18, quality=6, MFCC=16, spectral=17, loudness=12, rhythm=5)
+    assert set(counts) | set(factors.OWN.values()) == set(factors.FAMILIES)
+    with pytest.raises(ParameterError, match="neither"):
+        factors.family("F9frequency_sma3nz_amean")
+
+
+def test_egemaps_measures_the_pitch_and_the_level():
+    names = factors.egemaps_names()
+    quiet, high = factors.egemaps(tone(220.0, level=0.03), RATE), factors.egemaps(tone(440.0), RATE)
+    both = dict(zip(names, torch.stack([factors.egemaps(tone(220.0), RATE), quiet, high]).T, strict=True))
+    pitch = both["F0semitoneFrom27.5Hz_sma3nz_percentile50.0"]
+    assert pitch.tolist() == pytest.approx([36, 36, 48], abs=0.3)  # 27.5 Hz is three octaves below 220 Hz
+    level = both["equivalentSoundLevel_dBp"]
+    assert float(level[0] - level[1]) == pytest.approx(20, abs=0.1)
+
+
+def test_egemaps_of_too_short_a_clip_is_undefined():
+    assert factors.egemaps(tone(220.0, 0.05), RATE).isnan().all()
+
+
+def test_own_factors_by_hand():
+    low, high = (dict(zip(factors.OWN, factors.own_factors(tone(hz), RATE).tolist(), strict=True)) for hz in (220.0, 440.0))
+    assert low["pitch mean"] == pytest.approx(57, abs=0.05) and low["pitch spread"] < 0.1 and low["voiced share"] == 1
+    assert high["pitch mean"] - low["pitch mean"] == pytest.approx(12, abs=0.05)
+    assert high["centroid mean"] - low["centroid mean"] == pytest.approx(1, abs=0.1)
+    # Half of 0.3 · √(Σ 1/k² / 2) over ten partials: 20 log10(0.15 · √(1.5498 / 2)) = −17.6
+    assert low["level 80 %"] == pytest.approx(-17.6, abs=0.2)
+    silent = dict(zip(factors.OWN, factors.own_factors(torch.zeros(1, RATE), RATE).tolist(), strict=True))
+    assert math.isnan(silent["pitch mean"]) and silent["level mean"] == -100 and silent["voiced share"] == 0
+
+
+def test_movement_is_per_second():
+    hz = 220 * 2 ** (torch.arange(2 * RATE) / RATE * 6 / 12)  # 6 semitones per second
+    glide = 0.3 * torch.sin(2 * math.pi * torch.cumsum(hz.double(), 0) / RATE).float()[None]
+    assert factors.own_factors(glide, RATE)[list(factors.OWN).index("pitch movement")] == pytest.approx(6, rel=0.1)
+
+
+def test_without_the_package_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opensmile", None)
+    factors._smile.cache_clear()
+    with pytest.raises(ParameterError, match="pip install opensmile"):
+        factors.egemaps(tone(220.0), RATE)
