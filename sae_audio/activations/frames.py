@@ -11,7 +11,7 @@ from torch import Tensor
 from sae_audio.activations.sources import Recording, Source
 from sae_audio.audio import mixdown
 from sae_audio.descriptors import Descriptors, describe
-from sae_audio.errors import SaeAudioError
+from sae_audio.errors import HubError, SaeAudioError
 from sae_audio.latent_spaces.base import LatentSpace
 from sae_audio.spec import LatentSpec
 
@@ -48,6 +48,8 @@ def _load(source: Source, spec: LatentSpec) -> _Loaded:
     try:
         recording = source.load()
         return _Loaded(source, recording, mixdown(recording.sound, spec))
+    except HubError:  # the network is gone: nothing is wrong with the recording, and the next would fail as well
+        raise
     except SaeAudioError as error:
         return _Loaded(source, reason=" ".join(str(error).split()))
 

@@ -1,0 +1,152 @@
+"""Recordings that stay on the Hub until their turn comes: rows of parquet files, and sound files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sae_audio.activations.sources import Recording
+from sae_audio.audio import MAX_MINUTES, decode
+from sae_audio.errors import AudioError, HubError
+
+BUFFER = 16 * 2**20
+"""Bytes fetched at a time: a row group may be larger than memory."""
+ROWS_AT_ONCE = 16
+"""Rows decoded from parquet at a time."""
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """One row of a parquet file on the Hub."""
+
+    name: str
+    """Split and number of the row in it, counted from 0 as the Hub's viewer does."""
+    version: str
+    """Hash of the file, and the row's number in it."""
+    url: str
+    """The file, ``hf://datasets/user/name@commit/path``."""
+    group: int
+    """Row group of the file."""
+    row: int
+    """Row of that row group."""
+    cells: Cells
+    """The reader that all rows share."""
+    split: str | None = None
+    """``train``, ``validation``, ``test``, or None to go by the hash of the name."""
+    max_minutes: float = MAX_MINUTES
+    """Longer recordings are skipped, in minutes."""
+
+    def load(self) -> Recording:
+        """Fetch the cell and decode it; ``AudioError`` skips it, ``HubError`` ends the run."""
+        cell = self.cells.get(self)
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not content:
+            raise AudioError(f"'{self.name}' holds no sound, only a path to it or nothing; the bytes must be in the row")
+        return Recording(decode(content, self.name, max_minutes=self.max_minutes))
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """One sound file on the Hub."""
+
+    name: str
+    """Path in the repository."""
+    version: str
+    """Hash of the file."""
+    url: str
+    """The file, ``hf://datasets/user/name@commit/path``."""
+    split: str | None = None
+    """``train``, ``validation``, ``test``, or None to go by the hash of the name."""
+    max_minutes: float = MAX_MINUTES
+    """Longer recordings are skipped, in minutes."""
+
+    def load(self) -> Recording:
+        """Fetch the file and decode it; ``AudioError`` skips it, ``HubError`` ends the run."""
+        from huggingface_hub import HfFileSystem
+
+        with fetching(self.name):
+            content = HfFileSystem().cat_file(self.url)
+        return Recording(decode(content, self.name, max_minutes=self.max_minutes))
+
+
+@dataclass
+class Cells:
+    """Cells of one column, read forwards: neighbouring rows come out of one pass over their row group."""
+
+    column: str
+    """Name of the column: bytes, or a structure with ``bytes``."""
+    _url: str = ""
+    _file: Any = None
+    _group: int = -1
+    _batches: Iterator = field(default_factory=lambda: iter(()))
+    _batch: Sequence = ()
+    _start: int = 0  # row that the batch begins with
+    _damaged: tuple[str, int] | None = None
+
+    def get(self, source: RowSource) -> Any:
+        """Return the cell of a row."""
+        place = (source.url, source.group)
+        if place == self._damaged:
+            raise AudioError(f"'{source.name}' cannot be read: its row group is damaged; see the row before")
+        try:
+            with fetching(source.name):
+                return self._seek(source)
+        except AudioError:
+            self._group, self._damaged = -1, place  # else every later row would fetch the row group again, to fail again
+            raise
+        except HubError:
+            self._group = -1  # whoever asks again starts afresh
+            raise
+
+    def _seek(self, source: RowSource) -> Any:
+        if self._url != source.url:
+            self._file, self._url, self._group = parquet(source.url, pre_buffer=False, buffer_size=BUFFER), source.url, -1
+        if self._group != source.group or source.row < self._start:
+            column = self.column if is_bytes(self._file.schema_arrow.field(self.column).type) else f"{self.column}.bytes"
+            self._batches = self._file.iter_batches(ROWS_AT_ONCE, [source.group], [column])
+            self._group, self._batch, self._start = source.group, (), 0
+        while source.row >= self._start + len(self._batch):
+            self._start += len(self._batch)
+            self._batch = next(self._batches).column(0)
+        return self._batch[source.row - self._start].as_py()
+
+
+def parquet(url: str, **options) -> Any:
+    """Open a parquet file on the Hub; its footer is fetched, its columns when they are read."""
+    from huggingface_hub import HfFileSystem
+    from pyarrow.parquet import ParquetFile
+
+    # No cache: it would read five megabytes ahead of every footer and column.
+    return ParquetFile(HfFileSystem().open(url, cache_type="none"), **options)
+
+
+def is_bytes(kind: Any) -> bool:
+    """Say whether an Arrow type is plain bytes."""
+    import pyarrow
+
+    return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+
+def short(url: str) -> str:
+    """Return the path in the repository, without repository and commit."""
+    return url.split("@", 1)[1].split("/", 1)[1] if url.startswith("hf://") else url
+
+
+@contextmanager
+def fetching(name: str) -> Iterator[None]:
+    """Tell what is damaged, an ``AudioError`` that skips it, from a network that is gone, a ``HubError`` that ends the run."""
+    from huggingface_hub.errors import HTTPError
+    from pyarrow import ArrowInvalid
+
+    try:
+        yield
+    except (ArrowInvalid, HTTPError, OSError, RuntimeError) as error:
+        if isinstance(error, ArrowInvalid) or type(error) is OSError:  # Arrow raises either; the network only subclasses
+            said = "".join(letter for letter in " ".join(str(error).split()) if letter.isprintable())
+            raise AudioError(f"'{short(name)}' cannot be read from parquet ({said}); the file is damaged") from None
+        raise HubError(
+            f"'{short(name)}' could not be fetched from the Hub ({type(error).__name__}); check the network and run the same "
+            "command again: what is finished is kept"
+        ) from error
