@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import soundfile
 
 from sae_audio.bundle import Bundle
@@ -25,6 +26,7 @@ from ui.session import Heard, Source, loaded
 from ui.timeline import picture, track
 
 SECONDS = 6
+FADE = 800  # samples: a clip that is cut would end in a click
 SEEN = ASSETS / "examples.json"
 ETUDE = CHECKPOINTS / "etude"
 
@@ -94,7 +96,8 @@ def make() -> dict:
     bundle: Bundle = loaded(source).bundle
     stored: dict = {"bundle": fingerprint(ETUDE)}
     for example in EXAMPLES:
-        samples = clip_named(example.clip).render()[: SECONDS * SAMPLE_RATE]
+        samples = clip_named(example.clip).render()[: SECONDS * SAMPLE_RATE].copy()
+        samples[-FADE:] *= np.linspace(1, 0, FADE)
         soundfile.write(example.heard.path, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
         view = view_of(example.key, source)
         drawn = picture(bundle, view, example.title)

@@ -8,25 +8,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gradio as gr
+from torch import Tensor
 
-from sae_audio.audition import WAYS, audition
+from sae_audio.audition import WAYS, Audition, audition
 from sae_audio.descriptors import to_db
 from sae_audio.errors import ParameterError
 from sae_audio.pipeline import View, analyse
 from ui import examples, session
 from ui.examples import EXAMPLES
-from ui.feature_card import card_of, feature_card
+from ui.feature_card import card_of, feature_card, moment
 from ui.feature_table import feature_table, rows_of
 from ui.gpu import gpu
 from ui.guard import plainly
-from ui.limits import MAX_FILE, MAX_SECONDS, MODEL
+from ui.limits import MAX_SECONDS, MODEL
 from ui.session import Heard, Source
 from ui.shared import Page, show
 from ui.timeline import activation_of, picture, timeline, track
 
 BOOST = 3.0
 SAID = {"alone": "feature {f} alone", "remove": "without feature {f}", "boost": "feature {f} ×3"}
-HINT = f"Up to {MAX_SECONDS:g} s and {MAX_FILE.upper().replace('MB', ' MB')}: WAV, FLAC, OGG, MP3 or AIFF"
+HINT = f"WAV, FLAC, OGG, MP3 or AIFF, up to {MAX_SECONDS:g} s. It is deleted when you close the page."
 
 
 class Kept(NamedTuple):
@@ -43,11 +44,12 @@ def tab(page: Page) -> None:
     first = examples.seen(EXAMPLES[0].key, session.SHIPPED)
     with gr.Row(elem_id="bring-row"):
         sound = gr.Audio(
-            sources=["upload", "microphone"], type="filepath", label=f"Bring a sound · {HINT}", editable=False, elem_id="bring"
+            sources=["upload", "microphone"], type="filepath", label="Bring a sound", editable=False, elem_id="bring"
         )
         with gr.Column(min_width=220, elem_id="examples"):
-            gr.Markdown("or look at an example")
+            gr.Markdown("Or look at an example:")
             buttons = [gr.Button(example.title, size="sm", elem_id=f"example-{example.key}") for example in EXAMPLES]
+            gr.Markdown(HINT, elem_id="hint")
     name = gr.Markdown(f"## {EXAMPLES[0].title}", elem_id="sound-name")
     view = timeline(first.picture, elem_id="timeline")
     measured = gr.Markdown("", elem_id="measured")
@@ -91,6 +93,7 @@ def tab(page: Page) -> None:
     card.steer(taken, None, [page.feature, page.tabs], queue=False, **hidden)
     number.change(chosen, number, page.feature, api_name="choose_feature", show_progress="hidden")
 
+    gr.api(corpus_moment, api_name="corpus_moment")
     press = "() => setTimeout(() => document.querySelector('#export-file')?.click(), 100)"
     save_csv.click(export_csv, [page.bundle, page.heard, kept], file, api_name="export_activations").then(js=press, **hidden)
     save_json.click(export_settings, [page.bundle, page.heard, page.feature], file, api_name="export_settings").then(
@@ -148,16 +151,19 @@ def hear(source: Source, heard: Heard | None, kept: Kept | None, feature: int, w
     return gr.update(tracks=tracks), _measured(found, bundle.atlas.names[int(feature)].text, title)
 
 
+@plainly
 def picked(event: gr.EventData) -> int:
     """Take the feature that was chosen on the page."""
     return int(event.feature)
 
 
+@plainly
 def asked(event: gr.EventData) -> tuple[str, int]:
     """Take what is to be heard from the card."""
     return str(event.way), int(event.feature)
 
 
+@plainly
 def taken(event: gr.EventData) -> tuple[int, gr.Tabs]:
     """Take a feature to the Steer tab."""
     return int(event.feature), show("steer")
@@ -167,6 +173,12 @@ def taken(event: gr.EventData) -> tuple[int, gr.Tabs]:
 def chosen(feature: int | None):
     """Choose the feature that all tabs look at, by its number."""
     return None if feature is None else int(feature)
+
+
+@plainly
+def corpus_moment(recording: str, time: float) -> dict:
+    """Return 1.5 s of a clip of the synthesised corpus from a moment on: ``wav`` (base64) and ``timbre``, or ``error`` in words."""
+    return moment({"recording": recording, "time": time})
 
 
 @plainly
@@ -237,17 +249,18 @@ def _title(upload: str) -> str:
     return Path(upload).stem.replace("_", " ")[:80]
 
 
-def _measured(found, name: str, title: str) -> str:
+def _measured(found: Audition, name: str, title: str) -> str:
     """One line: pitch, level and brightness where the feature fires, of the reconstruction and of what plays."""
-    on, parts = found.fires, []
-    for label, unit, digits, values in (
-        ("pitch", "Hz", 0, lambda d: d.f0),
-        ("level", "dBFS", 1, lambda d: to_db(d.rms)),
-        ("brightness", "Hz", 0, lambda d: d.centroid),
-    ):
-        before, after = (values(d)[on] for d in (found.before, found.after))
-        before, after = (
-            f"{v[v.isfinite()].median().item():.{digits}f}" if v.isfinite().any() else "none" for v in (before, after)
-        )
-        parts.append(f"{label} {before} → {after} {unit}")
-    return f"**{title[0].upper()}{title[1:]}** ({name}), median where it fires: " + ", ".join(parts) + "."
+    both = found.before, found.after
+    parts = [
+        _change("pitch", [d.f0[found.fires] for d in both], "Hz", 0),
+        _change("level", [to_db(d.rms[found.fires]) for d in both], "dBFS", 1),
+        _change("brightness", [d.centroid[found.fires] for d in both], "Hz", 0),
+    ]
+    return f"**{title[0].upper()}{title[1:]}** ({name}). Measured where it fires (median): {', '.join(parts)}."
+
+
+def _change(what: str, before_after: list[Tensor], unit: str, digits: int) -> str:
+    defined = [values[values.isfinite()] for values in before_after]
+    before, after = (f"{values.median().item():.{digits}f} {unit}" if len(values) else "none" for values in defined)
+    return f"{what} {before} → {after}"

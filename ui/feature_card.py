@@ -16,6 +16,7 @@ import torch
 from sae_audio.activity import top_frames
 from sae_audio.atlas import Feature
 from sae_audio.bundle import Bundle
+from sae_audio.control import AXES
 from sae_audio.errors import SaeAudioError
 from sae_audio.etude.corpus import SAMPLE_RATE, clip_named
 from sae_audio.latent_spaces import Codec, LatentSpace
@@ -83,7 +84,7 @@ def card_of(bundle: Bundle, feature: int, view: View | None = None, space: Laten
             "counts": bundle.atlas.histogram[feature].tolist(),
             "edges": [round(e, 4) for e in HISTOGRAM_EDGES.tolist()],
         },
-        "tuning": [_tuning(bundle, name, feature) for name in bundle.atlas.tuning],
+        "tuning": [_tuning(bundle, name, feature) for name in AXES if name in bundle.atlas.tuning],
         "neighbours": [[near.feature, names[near.feature].text, round(near.cosine, 2)] for near in known.neighbours[:6]],
         "here": None if view is None else _here(view, feature, frame_rate),
         "corpus": [[moment.recording, round(moment.time, 2), round(moment.value, 2)] for moment in known.moments],

@@ -36,13 +36,28 @@ THEME = gr.themes.Base(
 CSS = """
 :root {--quiet: #63636b;}
 .dark {--quiet: #a9a9b3;}
-.gradio-container {max-width: 1200px !important; margin: 0 auto;}
+.gradio-container {max-width: min(1200px, 100vw) !important; margin: 0 auto;}
+.gradio-container main, .gradio-container main > .column, #tabs {min-width: 0; max-width: 100%;}
+.html-container {padding: 0 !important;}
+@media (max-width: 700px) {.gradio-container .main {padding: 8px 12px !important;}}
 #heading h1 {font-size: 22px; font-weight: 700; margin: 8px 0 0;}
 #heading p {margin: 2px 0 6px; color: var(--quiet);}
 #sound-name h2 {font-size: 18px; margin: 6px 0 0;}
-#bring-row {align-items: stretch;}
-#examples {gap: 8px; justify-content: center;}
-#examples button {justify-content: flex-start;}
+#bring-row {align-items: center; gap: 20px;}
+#bring {flex: 1 1 420px; min-width: min(420px, 100%);}
+#bring [data-testid="upload-text"] {
+  flex-direction: row; gap: 8px; min-height: 0; height: auto; padding: 30px 12px 14px; font-size: 14px;
+}
+#bring [data-testid="upload-icon"] {width: 22px; margin: 0;}
+#bring .upload-container {height: auto !important;}
+#examples p {margin: 0;}
+#hint {margin-left: auto;}
+#hint p {color: var(--quiet); font-size: 13px;}
+#examples {flex: 1 1 100%; flex-direction: row; flex-wrap: wrap; align-items: center; gap: 8px;}
+#examples > * {flex: 0 0 auto; width: auto; min-width: 0;}
 #exports {justify-content: flex-start; gap: 8px;}
 #exports button {flex: 0 0 auto; min-width: 0;}
+#watch-row {gap: 28px;}
+#watch-about p {font-size: 13px; line-height: 1.5; max-width: 78ch; color: var(--quiet); margin: 0 0 6px;}
+#watch-form {gap: 12px;}
 """

@@ -35,7 +35,7 @@ function tuning({ title, classes, rate, bits }) {
   const labels = classes.map((name, i) => (rate[i] === null ? `${name}: not in the corpus` : `${name}: fires in ${(100 * rate[i]).toFixed(1)} %`));
   const best = classes[rate.indexOf(most)];
   const caption = `${title}: fires most at ${best}, in ${(100 * most).toFixed(0)} % of the time`;
-  const note = made('span', { class: 'quiet' }, ` up to ${(100 * most).toFixed(most < 0.1 ? 1 : 0)} %, at ${best}`);
+  const note = made('span', { class: 'quiet' }, `up to ${(100 * most).toFixed(most < 0.1 ? 1 : 0)} %, at ${best}`);
   return chart([title, note], rate.map((value) => (most ? (value ?? 0) / most : 0)), labels, [classes[0], classes.at(-1)], caption);
 }
 
@@ -45,8 +45,8 @@ function histogram({ counts, edges }) {
   const shown = counts.slice(first, last + 1), most = Math.log1p(Math.max(...shown));
   const labels = shown.map((count, i) => `${edges[first + i].toPrecision(2)} to ${edges[first + i + 1].toPrecision(2)}: ${count} frames`);
   const ends = [edges[first].toPrecision(2), edges[last + 1].toPrecision(2)];
-  const note = made('span', { class: 'quiet' }, ' how often, on a log scale');
-  return chart(['Activation', note], shown.map((count) => Math.log1p(count) / most), labels, ends, 'Histogram of its activation, log counts');
+  const note = made('span', { class: 'quiet' }, 'of its firings, log scale');
+  return chart(['Strength', note], shown.map((count) => Math.log1p(count) / most), labels, ends, 'Histogram of its activation, log counts');
 }
 
 const head = (text, note = '') => made('h3', {}, text, ' ', made('small', {}, note));
@@ -79,10 +79,9 @@ function draw() {
     head('Strongest moments in the corpus', card.playable ? 'synthesised again as you listen' : 'the recordings are not part of the bundle'),
     corpus.length ? chips(...corpus) : quiet('It never fired.'),
     made('p', { class: 'problem', role: 'status' }),
-    head('How often it fires', 'over the corpus, by what was measured'),
-    made('div', { class: 'charts' }, ...card.tuning.map(tuning)),
-    head('Activation', 'over the corpus'),
-    made('div', { class: 'charts' }, histogram(card.histogram), facts),
+    head('What it responds to', 'share of the corpus in which it fires, by what was measured there'),
+    made('div', { class: 'charts' }, ...card.tuning.map(tuning), histogram(card.histogram)),
+    facts,
     head('Features that point the same way', 'cosine of the decoder directions'),
     chips(...near),
   );

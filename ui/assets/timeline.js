@@ -128,7 +128,10 @@ function draw() {
   raster(top, value.spectrogram.rows, value.spectrogram.columns, bytes(value.spectrogram.data));
   drawFeatures();
   for (const property of sound.properties) {
-    const [, right] = lane(property.name, property.title, property.ticks);
+    const [left, right] = lane(property.name, property.title, property.ticks);
+    if (property === sound.properties[0]) {
+      left.append(made('span', { class: 'legend' }, 'dashes: measured'), made('span', { class: 'legend second' }, 'shade: probe'));
+    }
     raster(right, property.rows, sound.frames, property.posterior);
     right.append(overlay(property.curve));
   }
@@ -262,6 +265,35 @@ function readFeature(frame, row) {
   return cell('Strongest feature', `${strongest.feature}`, strongest.name);
 }
 
+// ---- saving
+
+function save(url, ending) {
+  const title = [sound.name, current ? players[current].title : ''].filter(Boolean).join(', ');
+  const link = made('a', { href: url, download: `${title.replace(/[^\p{L}\p{N} ,.#-]+/gu, ' ')}.${ending}` });
+  element.append(link);
+  link.click();
+  link.remove();
+}
+
+function savePicture() {
+  const style = getComputedStyle(one('.timeline')), rows = sound.features.length, left = 190, wide = 1200, line = 20;
+  const canvas = Object.assign(document.createElement('canvas'), { width: left + wide + 20, height: 60 + 240 + rows * line + 40 });
+  const context = canvas.getContext('2d'), at = (place) => left + wide * place / sound.duration;
+  context.fillStyle = document.body.classList.contains('dark') ? '#18181b' : '#ffffff';
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(one('.lanes .spectrogram canvas'), left, 50, wide, 240);
+  if (rows) context.drawImage(one('.lanes .features canvas'), left, 298, wide, rows * line);
+  context.fillStyle = style.color;
+  context.font = `600 18px ${style.fontFamily}`;
+  context.fillText(sound.name, 16, 32);
+  context.font = `12px ${style.fontFamily}`;
+  sound.features.forEach((feature, row) => context.fillText(`${feature.feature}  ${feature.name}`, 16, 298 + row * line + 14));
+  for (const [place, label] of sound.value.spectrogram.ticks) context.fillText(label, 120, 50 + 240 * (1 - place) + 4);
+  for (let time = 0; time < sound.duration; time += Math.ceil(sound.duration / 12)) context.fillText(`${time} s`, at(time), 298 + rows * line + 20);
+  save(canvas.toDataURL('image/png'), 'png');
+}
+
 // ---- moving about
 
 function setZoom(factor) {
@@ -309,6 +341,8 @@ element.addEventListener('click', (event) => {
   else if (button?.classList.contains('in')) setZoom(zoom * 1.6);
   else if (button?.classList.contains('out')) setZoom(zoom / 1.6);
   else if (button?.classList.contains('fit')) setZoom(1);
+  else if (button?.classList.contains('wav')) save(players[current].src, 'wav');
+  else if (button?.classList.contains('png')) savePicture();
   else if (button?.classList.contains('row')) trigger('pick', { feature: +button.dataset.feature });
   else if (button?.closest('.tracks')) choose([...button.parentNode.children].indexOf(button));
 });

@@ -34,7 +34,7 @@ function take() {
   if (!same || !song.runs[run]) run = value.show || 'song';
   if (same && value.show && value.show !== run) run = value.show;
   const points = song.runs[run].points;
-  step = same && !end && points.includes(before) ? before : points[points.length - 1] || 0;
+  step = same && !end && points.includes(before) ? before : value.at ?? points[points.length - 1] ?? 0;
   if (!same) { forget(); levels.clear(); }
   if (value.fresh) forget(value.fresh);
   frame();
@@ -61,23 +61,29 @@ function hear_of() {
   mine.ends = {};
   run = news.run;
   step = news.step;
-  if (news.step === 0) frame();
+  if (news.step === 0) { frame(); if (element.getBoundingClientRect().bottom < 200) element.scrollIntoView(); }
   draw();
 }
 
 function heard() {
   const sound = props.heard;
-  if (!sound || !song || sound.id !== song.id) return;
+  asked = 0;
+  if (!sound || !song || sound.id !== song.id) { if (wanted) ask(); return; }
   const key = `${sound.run} ${sound.step}`;
+  if (players.has(key)) return;
   const player = made('audio', { preload: 'auto', 'data-sound': key });
   player.src = URL.createObjectURL(new Blob([bytes(sound.wav)], { type: 'audio/wav' }));
   player.onplay = tick;
   player.onpause = player.onended = transport;
-  if (players.has(key)) return;
   players.set(key, player);
   element.append(player);
-  if (wanted && wanted.key === key) { const { time } = wanted; wanted = null; start(player, time); }
+  if (wanted && wanted.key === key) { // goes on where the step before it is by now
+    const time = playing() ? playing().currentTime : wanted.time;
+    wanted = null;
+    start(player, time);
+  }
   transport();
+  if (!current()) ask(); // the step moved on while this one was decoded
 }
 
 function says(news) {
@@ -260,8 +266,8 @@ function curves() {
 
 function legend(mine, control, base) {
   const dots = kind === 'agreement' && song.properties.some((p) => (mine.curves[p.name] || {}).measured);
-  const entries = [['x1', 'x̂₁'], ['x_t', 'x_t'], ...(base ? [['u1', 'x̂₁ unsteered']] : []),
-    ...(control ? [['c1', 'control, x̂₁'], ['c_t', 'control, x_t: noised sound']] : [])];
+  const entries = [['x1', 'x̂₁'], ['x_t', 'xₜ'], ...(base ? [['u1', 'x̂₁ unsteered']] : []),
+    ...(control ? [['c1', 'control, x̂₁'], ['c_t', 'control, xₜ: noised sound']] : [])];
   const out = entries.map(([look, title]) => {
     const entry = made('span');
     entry.append(svg('0 0 28 10', `<path class="l ${look}" d="M0 5H28"/>`), title);
@@ -284,7 +290,7 @@ function reading(place) {
   for (let r = 1; r < property.rows; r++) if (sure(r) > sure(best)) best = r;
   const said = (r) => `${property.classes[r]} ${Math.round(100 * sure(r))} %`;
   const time = (column + 0.5) / song.columns * song.seconds;
-  out.textContent = `${time.toFixed(2)} s, ${property.title.toLowerCase()} in ${signal === 'x1' ? 'x̂₁' : 'x_t'}: ${said(row)}; most probable ${said(best)}`;
+  out.textContent = `${time.toFixed(2)} s, ${property.title.toLowerCase()} in ${signal === 'x1' ? 'x̂₁' : 'xₜ'}: ${said(row)}; most probable ${said(best)}`;
 }
 
 // ---- sound: decoded on the server when it is asked for, kept here, all on one clock
@@ -293,8 +299,12 @@ const key = () => `${run} ${step}`;
 const current = () => players.get(key());
 const playing = () => [...players.values()].find((player) => !player.paused);
 
+const PATIENCE = 20_000; // milliseconds until an answer counts as lost
+let asked = 0; // when the sound was asked for that has not come yet; one at a time
+
 function ask() {
-  if (busy || players.has(key())) return;
+  if (busy || players.has(key()) || Date.now() - asked < PATIENCE) return;
+  asked = Date.now();
   trigger('hear', { id: song.id, run, step });
 }
 
