@@ -56,14 +56,16 @@ def repo_id(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Make huggingface_hub's retries immediate; returns the list of the waits it asked for."""
+    """Make the retries of huggingface_hub, and ours, immediate; returns the list of the waits they asked for."""
     from huggingface_hub import file_download
     from huggingface_hub.utils import _http
+
+    from sae_audio.hub import client
 
     waits: list[float] = []
     clock = types.SimpleNamespace(**{k: v for k, v in vars(time).items() if not k.startswith("_")})
     clock.sleep = waits.append
-    for module in (_http, file_download):
+    for module in (_http, file_download, client):
         monkeypatch.setattr(module, "time", clock)
     return waits
 

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import TypeVar
 
 from huggingface_hub import constants
@@ -157,7 +158,8 @@ def _answered(error: Exception, repo_id: str) -> str:
     status, said = status_of(error), one_line(getattr(error, "server_message", None) or "")
     if isinstance(error, KeyError):
         return f"the Hub answered something unexpected about '{repo_id}' (without {error}); try again, or upgrade huggingface-hub"
-    if status is None and not transient(error):  # such as front matter that the Hub finds invalid
+    invalid = isinstance(error, ValueError) and not isinstance(error, HTTPError | json.JSONDecodeError)  # a card's front matter
+    if invalid or (status is None and not transient(error)):
         return f"'{repo_id}': {_safe(one_line(error))}"
     if status is None:
         return f"the Hub could not be reached for '{repo_id}' ({type(error).__name__}); check the network and try again"
@@ -175,13 +177,33 @@ def _safe(text: str) -> str:
 @contextmanager
 def talking(repo_id: str, revision: str | None = None) -> Iterator[None]:
     """Make the client impatient and silent (its log repeats signed addresses), and turn its errors into ``HubError``."""
-    verbosity, session = logging.get_verbosity(), get_session()
-    timeout, session.timeout = session.timeout, PATIENCE
-    logging.set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    except CAUGHT as error:
-        raise HubError(explain(error, repo_id, revision)) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        session.timeout = timeout
+    with _manners:
+        try:
+            yield
+        except CAUGHT as error:
+            raise HubError(explain(error, repo_id, revision)) from error
+
+
+class _Manners:
+    """Settings of the client that are the whole process's: set while any thread talks, put back when the last one is done."""
+
+    def __init__(self) -> None:
+        self.lock, self.threads, self.before = Lock(), 0, (logging.WARNING, None)
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.threads += 1
+            if self.threads == 1:
+                self.before = logging.get_verbosity(), get_session().timeout
+            logging.set_verbosity(logging.CRITICAL)
+            get_session().timeout = PATIENCE
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.threads -= 1
+            if not self.threads:
+                logging.set_verbosity(self.before[0])
+                get_session().timeout = self.before[1]
+
+
+_manners = _Manners()

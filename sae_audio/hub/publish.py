@@ -25,7 +25,6 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from sae_audio.card import addressed
 from sae_audio.errors import HubError, SaeAudioError
 from sae_audio.hub.client import retried, status_of, talking
 from sae_audio.hub.fetch import COMMIT
@@ -144,6 +143,8 @@ def command(folder: str | os.PathLike, repo_id: str, *, private: bool = False, r
 
 def as_published(files: Mapping[str, bytes], repo_id: str, revision: str | None) -> dict[str, bytes]:
     """Return the files of a bundle with a card that names the repository, and their manifest."""
+    from sae_audio.card import addressed  # late, since it brings torch: fetching needs none
+
     card = addressed(files[CARD].decode(), repo_id, revision).encode()
     whole = {**files, CARD: card}
     return {**whole, MANIFEST: manifest_of(whole)}
