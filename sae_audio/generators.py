@@ -14,13 +14,15 @@ from sae_audio.diffrhythm.checkpoint import load_diffrhythm, load_generator
 from sae_audio.diffrhythm.generator import Generator
 from sae_audio.diffrhythm.style import resolve_style
 from sae_audio.errors import LatentSpaceError, ParameterError
-from sae_audio.latent_spaces import CHECKPOINTS, SPACES
+from sae_audio.latent_spaces import CHECKPOINTS, DTYPES, SPACES, check_precision
 from sae_audio.spec import LatentSpec
 
 ETUDE_FLOW = "etude-flow"
 """The shipped generator."""
 WEIGHTS = ("cfm_model.pt", "model.safetensors")
 """Of DiffRhythm, and of our own format."""
+ROUNDING = 1e-6
+"""Share of a frame that a product of seconds and frame rate may fall short of a whole one."""
 
 
 class Model(NamedTuple):
@@ -47,7 +49,15 @@ class Model(NamedTuple):
         return self.generator.dit.config.max_frames / self.frame_rate
 
 
-def load_model(source: str | Path = ETUDE_FLOW, *, revision: str | None = None, device: str = "cpu") -> Model:
+def load_model(
+    source: str | Path = ETUDE_FLOW,
+    *,
+    revision: str | None = None,
+    release: str | None = None,
+    attention: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> Model:
     """Load a generator.
 
     Parameters
@@ -57,14 +67,27 @@ def load_model(source: str | Path = ETUDE_FLOW, *, revision: str | None = None, 
         ``model.safetensors`` (our own); or a Hub repository such as ``ASLP-lab/DiffRhythm-1_2``.
     revision : str, optional
         Branch, tag or commit of a Hub repository.
+    release, attention : str, optional
+        Of a DiffRhythm checkpoint whose path does not say it, such as ``DiffRhythm-base``; see ``load_diffrhythm``.
     device : str
         Where it runs.
+    dtype : str
+        Precision of the network: ``float32``, or on an accelerator ``bfloat16`` or ``float16``. Latents are float32 always.
 
     Raises
     ------
     LatentSpaceError
-        There is no such checkpoint, or it is damaged or foreign.
+        There is no such checkpoint, or it is damaged or foreign, or of another release than asked.
+    ParameterError
+        The release is unknown or asked of another kind of model, or the device lacks the precision.
     """
+    check_precision(dtype, device)
+    model = _load(source, revision, device, {"release": release, "attention": attention})
+    model.generator.dit.to(DTYPES[dtype])
+    return model
+
+
+def _load(source: str | Path, revision: str | None, device: str, variant: dict[str, str | None]) -> Model:
     name = str(source)
     path = CHECKPOINTS / ETUDE_FLOW if name == ETUDE_FLOW else Path(name).expanduser()
     if not path.exists() and HUB_ID.fullmatch(name):
@@ -72,11 +95,13 @@ def load_model(source: str | Path = ETUDE_FLOW, *, revision: str | None = None, 
     elif revision is not None:
         raise LatentSpaceError(f"revision '{revision}' was asked of {name}; only Hub repositories have revisions")
     if path.is_file() or (path / WEIGHTS[0]).is_file():
-        return Model(load_diffrhythm(path, device=device), "diffrhythm-vae", name, path)
+        return Model(load_diffrhythm(path, device=device, **variant), "diffrhythm-vae", name, path)
     if not (path / WEIGHTS[1]).is_file():
         raise LatentSpaceError(
             f"there is no generator at {path}: it holds neither {' nor '.join(WEIGHTS)}; give its folder or Hub id"
         )
+    if named := next((value for value in variant.values() if value is not None), None):
+        raise ParameterError(f"'{named}' was asked of {name}, which is no DiffRhythm checkpoint; leave it out")
     return Model(load_generator(path, device=device), "etude-codec", name, path)
 
 
@@ -99,10 +124,12 @@ def styles_of(generator: Generator, style: str | Sequence[str] | Tensor) -> Tens
     return torch.cat([resolve_style(one, generator) for one in ([style] if isinstance(style, str) else style)])
 
 
-def frames_of(model: Model, seconds: float) -> int:
-    """Return the latent frames of a song; ``ParameterError`` if there are none, or more than the model can make."""
-    frames = round(seconds * model.frame_rate) if 0 < seconds < float("inf") else 0
+def frames_of(model: Model, seconds: float | None) -> int:
+    """Return the whole latent frames of a song, for None of the longest; ``ParameterError`` if none, or more than can be made."""
     most = model.generator.dit.config.max_frames
+    if seconds is None:
+        return most
+    frames = int(seconds * model.frame_rate + ROUNDING) if 0 < seconds < float("inf") else 0
     if not 1 <= frames <= most:
         raise ParameterError(
             f"{seconds:g} s is {frames} latent frames; '{model.name}' makes 1 to {most}, at most {model.longest:.2f} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,8 @@ def load_diffrhythm(
         ``cfm_model.pt``, or a folder with it. A ``config.json`` beside it has to agree with the tensors.
     release : str, optional
         A key of ``RELEASES``, which decides what the files do not say. By default found in ``path``, where the Hub's cache has
-        it as ``models--ASLP-lab--DiffRhythm-1_2``; a path without is taken as v1.2 of the length that the tensors tell.
+        it as ``models--ASLP-lab--DiffRhythm-1_2``; a path without is taken as v1.2 of the length that the tensors tell, and a
+        warning says so.
     attention : {"bidirectional", "causal"}, optional
         Overrides the release's.
     max_frames : int, optional
@@ -89,7 +91,8 @@ def load_diffrhythm(
     tensors = _read_cfm(file)
     found = infer_config(tensors, file)
     _compare_json(file.with_name("config.json"), found)
-    facts = _release(release or _name_in(path), found, file)
+    named = release or _name_in(path)
+    facts = _release(named, found, file)
     if attention not in (None, *ATTENTION):
         raise ParameterError(f"attention '{attention}' is unknown; choose from {', '.join(ATTENTION)}")
     config = replace(
@@ -100,6 +103,8 @@ def load_diffrhythm(
     with torch.device("meta"):  # 1.1 G parameters: draw no initial weights
         dit = DiT(config)
     _fill(dit, tensors, file)
+    if named is None and attention is None and not found.duration:  # v1.0 has the same tensors and another attention
+        warnings.warn(f"{file} does not say its release and is taken as DiffRhythm-1_2; for another, name it", stacklevel=2)
     return Generator(dit).to(device).eval().requires_grad_(False)
 
 
@@ -181,7 +186,7 @@ def _read_cfm(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise LatentSpaceError(f"{file} does not exist; download cfm_model.pt of ASLP-lab/DiffRhythm-1_2 or another release")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise LatentSpaceError(f"{file} is not a PyTorch checkpoint of plain tensors ({type(error).__name__})") from error
     tensors = content.get("model_state_dict") if isinstance(content, dict) else None
@@ -201,7 +206,7 @@ def _name_in(path: Path) -> str | None:
 
 def _release(name: str | None, found: DiTConfig, file: Path) -> Release:
     if name is None:
-        return Release("bidirectional", LONG if found.duration else SHORT, found.duration)
+        name = "DiffRhythm-1_2-full" if found.duration else "DiffRhythm-1_2"
     name = name.split("/")[-1]
     if name not in RELEASES:
         raise ParameterError(f"release '{name}' is unknown; known: {', '.join(RELEASES)}")
@@ -246,7 +251,8 @@ def _fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str | P
         if tensor.shape != expected[name].shape:
             shapes = f"{list(tensor.shape)}; its other tensors or its config ask for {list(expected[name].shape)}"
             raise LatentSpaceError(f"{source}: {name} has shape {shapes}")
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    # A copy even of float32: a mapped file must not live on in the model.
+    model.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True)
 
 
 def _list(names: Iterable[str]) -> str:

@@ -19,7 +19,8 @@ class Generator(nn.Module):
     """Velocity in the units of the codec's latents, whatever the network was trained on.
 
     With z = (x − mean)/std the flow of x is that of z scaled by std: noise has the mean and deviation of the latents, and
-    velocities are std times the network's. DiffRhythm's own checkpoints have mean 0, std 1 and no named styles.
+    velocities are std times the network's. DiffRhythm's own checkpoints have mean 0, std 1 and no named styles. Latents and
+    velocities are float32 whatever the precision of the network (``dit.to(torch.bfloat16)`` on an accelerator).
 
     Parameters
     ----------
@@ -81,8 +82,12 @@ class Generator(nn.Module):
     ) -> Context:
         """Embed conditions: latents ``known [B, T, mel_dim]`` where ``mask [B, T]`` is true; the rest as in ``DiT.context``."""
         cond = torch.where(mask[..., None], self.standardise(known), 0.0)
-        return self.dit.context(cond, text, style, start, duration)
+        return self.dit.context(cond.to(self._dtype), text, style.to(self._dtype), start, duration)
 
     def forward(self, x: Tensor, t: Tensor, context: Context) -> Tensor:
         """Return the velocity ``[B, T, mel_dim]`` of ``x [B, T, mel_dim]`` at ``t [B]``."""
-        return self.dit(self.standardise(x), t, context) * self.latent_std
+        return self.dit(self.standardise(x).to(self._dtype), t, context).float() * self.latent_std
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.dit.proj_out.weight.dtype

@@ -245,15 +245,19 @@ class FinalNorm(nn.Module):
 
 def positions(places: Tensor, dim: int) -> Tensor:
     """Return ``[len(places), dim]``: cosines, then sines, of each place at ``dim / 2`` rates."""
-    angles = places[:, None] * ROPE_THETA ** (-torch.arange(0, dim, 2, device=places.device) / dim)
+    angles = places[:, None] * _rates(dim, places.device)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def rotations(frames: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return cosines and sines ``[frames, head_dim]`` of the rotary angles; both halves of a head turn alike."""
-    rates = ROPE_THETA ** (-torch.arange(0, head_dim, 2, device=device) / head_dim)
-    angles = (torch.arange(frames, device=device)[:, None] * rates).repeat(1, 2)
+    angles = (torch.arange(frames, device=device)[:, None] * _rates(head_dim, device)).repeat(1, 2)
     return angles.cos(), angles.sin()
+
+
+def _rates(dim: int, device: torch.device) -> Tensor:
+    """Return ``dim / 2`` radians per frame, rounded as in the original: 6000 frames on, a last bit turns by 4e-4."""
+    return 1.0 / ROPE_THETA ** (torch.arange(0, dim, 2, device=device) / dim)
 
 
 def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:

@@ -160,7 +160,16 @@ def _muq(device: torch.device) -> Any:
     except ImportError as error:
         remedy = "install it with 'pip install muq', or give the style as a .npy file"
         raise ParameterError(f"a style from words or from a clip needs the package muq ({error}); {remedy}") from error
-    return MuQMuLan.from_pretrained(MUQ).to(device).eval()
+    try:
+        return MuQMuLan.from_pretrained(MUQ).to(device).eval()
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # of any of its three models; only the kind, as the text may hold requests
+        raise ParameterError(
+            f"{MUQ} could not be loaded ({type(error).__name__}); check the network, or give the style as a .npy file"
+        ) from error
 
 
 def _unknown(value: str, names: tuple[str, ...]) -> str:
