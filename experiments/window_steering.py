@@ -47,7 +47,7 @@ def trials(model: Model, bundle: Bundle, space: Codec, base: Request) -> Iterato
             latents = apply(unsteered, bundle.sae, moves_of(bundle, {name: asked}, unsteered))
         else:
             steered = replace(base, moves={name: asked}, window=WINDOWS[window])
-            latents = generate(steered, model=model, space=space, bundle=bundle).latents
+            latents = generate(steered, model=model, space=space, bundle=bundle, hold=False).latents
         yield window_trial(name, window, asked, before, measure(latents), cycle_error(space, latents, std) / own_cycle)
 
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,13 +45,16 @@ def add_commands(commands: argparse._SubParsersAction, common: argparse.Argument
     asked.add_argument("--model", default="etude-flow", metavar="M", help="shipped étude-flow (default), a folder, or a Hub id")
     asked.add_argument("--model-revision", metavar="R", help="branch, tag or commit of a model on the Hub")
     asked.add_argument(
+        "--release", metavar="NAME", help="what a DiffRhythm checkpoint is if its path does not say, such as DiffRhythm-base"
+    )
+    asked.add_argument(
         "--style", metavar="S", help="learnt name (--styles lists them; default: the first), .npy, words or a clip"
     )
     asked.add_argument("--styles", action="store_true", help="list the model's styles and stop")
     asked.add_argument("--null-style", metavar="S", help="style that guidance leads away from, for models without their own")
     asked.add_argument("--notes", metavar="NOTES", help="what étude-flow plays, for example 'C4:0.5 E4:0.5 rest:0.25 C4+E4+G4:1'")
     asked.add_argument("--lyrics", metavar="FILE.lrc", help="what DiffRhythm sings")
-    asked.add_argument("--seconds", type=float, default=5.0, help="length (default: 5)")
+    asked.add_argument("--seconds", type=float, help="length (default: 5; for DiffRhythm the longest that the model makes)")
     asked.add_argument("--steps", type=int, default=32, help="points in time, one more than updates (default: 32)")
     asked.add_argument(
         "--cfg", type=float, metavar="G", help="strength of guidance; 0 halves the work (default: the model's own)"
@@ -53,15 +62,25 @@ def add_commands(commands: argparse._SubParsersAction, common: argparse.Argument
     asked.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     asked.add_argument("--steer", action="append", default=[], metavar="P=X", help="loudness=-6, brightness=+0.5, pitch=C5|+3")
     asked.add_argument(
+        "--feature", metavar="I=X", action="append", default=[], help="add X times the typical activation of feature I"
+    )
+    asked.add_argument(
         "--window", default="0:1", metavar="A:B", help="flow times that are steered, 0 noise, 1 result (default: 0:1)"
     )
+    asked.add_argument("--from", dest="start", metavar="S", type=float, default=0.0, help="first second to steer")
+    asked.add_argument("--to", dest="stop", metavar="S", type=float, help="where to stop steering")
     asked.add_argument("--bundle", default=bundle, help="folder or Hub id of a bundle (default: the shipped étude)")
     asked.add_argument("--revision", help="branch, tag or commit of a bundle on the Hub")
     asked.add_argument("--bits", type=int, choices=(16, 24), default=16, help="sample size of WAV files (default: 16)")
     asked.add_argument("--json", metavar="OUT", help="write the figures as JSON; - for standard output")
 
     generate = commands.add_parser("generate", parents=[asked], help="generate music, steered on the way if asked")
-    generate.add_argument("-o", "--output", metavar="OUT.wav", default="generated.wav", help="default: generated.wav")
+    generate.add_argument(
+        "--no-hold", dest="hold", action="store_false", help="leave a steered song as the flow ends; do not correct the result"
+    )
+    generate.add_argument(
+        "-o", "--output", metavar="OUT.wav", default="generated.wav", help="replaced if it is there (default: generated.wav)"
+    )
     generate.set_defaults(run=_generate)
 
     trace = commands.add_parser("trace", parents=[asked], help="generate music and read the probes at every step")
@@ -82,14 +101,15 @@ def _generate(arguments: argparse.Namespace) -> None:
     if _listed(model, arguments):
         return
     request = _request(model, arguments)
-    bundle = _bundle(arguments) if request.moves else None
+    bundle = _bundle(arguments) if request.steered else None
     space = _space(model, bundle, arguments)
     with _progress(request) as bar:
-        song = generate(request, model=model, bundle=bundle, space=space, on_step=lambda step: bar.update())
+        options = {"model": model, "bundle": bundle, "space": space, "hold": arguments.hold}
+        song = generate(request, on_step=lambda step: bar.update(), **options)
     write(arguments.output, song.audio[0], song.sample_rate, bits=arguments.bits)
-    summary = {"model": model.name, **request.facts(), "output": arguments.output} | _changed(song, space)
+    summary = {"model": model.name, **request.facts(), "output": arguments.output} | _changed(song, space, request)
     if arguments.json != "-":
-        print(f"{model.name}, {summary['style']}, {summary['seconds']:g} s, seed {arguments.seed}")
+        print(f"{model.name}, {summary['style']}, {summary['samples'] / summary['sample_rate']:g} s, seed {arguments.seed}")
         if song.unsteered is not None:
             from sae_audio.report import change_lines
 
@@ -109,21 +129,23 @@ def _trace(arguments: argparse.Namespace) -> None:
     if _listed(model, arguments):
         return
     request, bundle = _request(model, arguments), _bundle(arguments)
-    space, out = _space(model, bundle, arguments), _new_folder(arguments.out)
+    space, out = _space(model, bundle, arguments), _free_folder(arguments.out)
     record = [name for name in arguments.record.split(",") if name]
+    listen = _spread(arguments.listen, request.steps)
+    with _whole_folder(out) as folder:
 
-    def keep(point: Point) -> None:
-        bar.update()
-        if point.audio is not None:
-            name = "final.wav" if point.index == request.steps - 1 else f"x1-{point.index:02d}.wav"
-            write(out / name, point.audio[0], space.spec.sample_rate, bits=arguments.bits)
+        def keep(point: Point) -> None:
+            bar.update()
+            if point.audio is not None:
+                name = "final.wav" if point.index == request.steps - 1 else f"x1-{point.index:02d}.wav"
+                write(folder / name, point.audio[0], space.spec.sample_rate, bits=arguments.bits)
 
-    with _progress(request, last=1) as bar:
-        listen = _spread(arguments.listen, request.steps)
-        found = trace(bundle, request, model=model, space=space, record=record, listen=listen, half=arguments.half, on_point=keep)
-    found.save(out / "trace")
-    write_bytes(out / "scrubber.json", compact_json(scrubber(found, bundle.properties)))
-    write_bytes(out / "emergence.png", png(emergence_curves(panels_of(found.times.tolist(), found.facts["curves"]))))
+        options = {"model": model, "space": space, "record": record, "listen": listen, "half": arguments.half}
+        with _progress(request, last=1) as bar:
+            found = trace(bundle, request, on_point=keep, **options)
+        found.save(folder / "trace")
+        write_bytes(folder / "scrubber.json", compact_json(scrubber(found, bundle.properties)))
+        write_bytes(folder / "emergence.png", png(emergence_curves(panels_of(found.times.tolist(), found.facts["curves"]))))
     summary = {**found.facts, "times": found.times.tolist(), "output": str(out)}
     if arguments.json != "-":
         print("\n".join(_trace_lines(found.facts["curves"], request.steps)))
@@ -134,7 +156,8 @@ def _trace(arguments: argparse.Namespace) -> None:
 def _model(arguments: argparse.Namespace) -> Model:
     from sae_audio.generators import load_model
 
-    return load_model(arguments.model, revision=arguments.model_revision, device=arguments.device)
+    options = {"revision": arguments.model_revision, "release": arguments.release}
+    return load_model(arguments.model, device=arguments.device, dtype=arguments.dtype, **options)
 
 
 def _listed(model: Model, arguments: argparse.Namespace) -> bool:
@@ -145,37 +168,62 @@ def _listed(model: Model, arguments: argparse.Namespace) -> bool:
 
 
 def _request(model: Model, arguments: argparse.Namespace) -> Request:
+    from sae_audio.diffrhythm.sampler import time_grid
     from sae_audio.diffrhythm.style import resolve_style
     from sae_audio.generation import Request
-    from sae_audio.generators import frames_of
-    from sae_audio.steering import parse_moves, parse_window
+    from sae_audio.steering import WHOLE, parse_features, parse_moves, parse_window
 
     names = model.generator.style_names
     if arguments.style is None and not names:
         raise ParameterError(f"'{model.name}' has no styles of its own; give --style: a .npy vector, words or a clip")
-    moves, window = parse_moves(arguments.steer), parse_window(arguments.window)
-    frames_of(model, arguments.seconds)
+    styles = (arguments.style or names[0], arguments.null_style)
+    steering = {"moves": parse_moves(arguments.steer), "features": parse_features(arguments.feature)}
+    style, null = (None if text is None else resolve_style(text, model.generator) for text in styles)
+    if null is None and not names and arguments.cfg != 0:
+        raise ParameterError(
+            f"'{model.name}' has no null style of its own; give --null-style (DiffRhythm's is infer/example/vocal.npy of its "
+            "repository), or --cfg 0 for no guidance"
+        )
+    time_grid(arguments.steps)  # refuses too few of them before a codec is fetched
+    where = {"window": parse_window(arguments.window), "start": arguments.start, "stop": arguments.stop}
+    if tuple(where.values()) != (WHOLE, 0.0, None) and not any(steering.values()):
+        raise ParameterError("--window, --from and --to say where to steer, but nothing is steered; give --steer or --feature")
+    seconds = _seconds(model, arguments.seconds)
     return Request(
-        arguments.style or names[0],
-        seconds=arguments.seconds,
-        text=_text(model, arguments),
-        null_style=None if arguments.null_style is None else resolve_style(arguments.null_style, model.generator),
+        style,
+        style_name=styles[0],
+        seconds=seconds,
+        text=_text(model, seconds, arguments),
+        null_style=null,
         steps=arguments.steps,
         guidance=arguments.cfg,
         seed=arguments.seed,
-        moves=moves,
-        window=window,
+        **steering,
+        **where,
     )
 
 
-def _text(model: Model, arguments: argparse.Namespace) -> torch.Tensor | None:
+def _seconds(model: Model, asked: float | None) -> float:
+    """Return the length to make; warn where the model has only ever made its longest song."""
+    from sae_audio.generators import frames_of
+
+    config = model.generator.dit.config
+    if asked is None:
+        return min(5.0, model.longest) if model.generator.style_names else model.longest
+    if frames_of(model, asked) < config.max_frames and not (model.generator.style_names or config.duration):
+        known = f"'{model.name}' knows songs of {model.longest:.2f} s only"
+        warnings.warn(f"{known}; {asked:g} s may sound worse: leave --seconds out", stacklevel=2)
+    return asked
+
+
+def _text(model: Model, seconds: float, arguments: argparse.Namespace) -> torch.Tensor | None:
     from sae_audio.diffrhythm.lyrics import lyrics_row
     from sae_audio.etude.notes import notes_row
     from sae_audio.generators import frames_of
 
     if arguments.notes and arguments.lyrics:
         raise ParameterError("--notes and --lyrics were both given; étude-flow plays notes, DiffRhythm sings lyrics")
-    frames = frames_of(model, arguments.seconds)
+    frames = frames_of(model, seconds)
     if arguments.notes:
         return notes_row(arguments.notes, frames, model.generator)
     if arguments.lyrics:
@@ -203,34 +251,57 @@ def _space(model: Model, bundle: Bundle | None, arguments: argparse.Namespace) -
     return space_of(bundle, **options)
 
 
-def _changed(song: Song, space: Codec) -> dict:
+def _changed(song: Song, space: Codec, request: Request) -> dict:
     """What steering changed, measured on the sound against the unsteered song."""
     from sae_audio.audio import Sound
     from sae_audio.descriptors import describe
-    from sae_audio.pipeline import Steered
     from sae_audio.report import describe_change
+    from sae_audio.steering import span_mask
 
-    sound = Sound(song.audio[0], song.sample_rate)
+    channels, samples = song.audio.shape[1:]
     if song.unsteered is None:
-        return {"samples": sound.samples.shape[1], "sample_rate": sound.sample_rate, "channels": sound.samples.shape[0]}
+        return {"samples": samples, "sample_rate": song.sample_rate, "channels": channels}
     sounds = (space.decode(song.unsteered).cpu(), song.audio)
     before, after = (describe(audio, song.sample_rate, space.spec.hop_length) for audio in sounds)
-    unsteered = Sound(sounds[0][0], song.sample_rate)
-    return describe_change(Steered(sound, before, after, torch.ones(before.rms.shape[1]), unsteered, before))
+    mask = span_mask(before.rms.shape[1], space.spec.frame_rate, request.start, request.stop)
+    sound = Sound(song.audio[0], song.sample_rate)
+    return describe_change(SimpleNamespace(sound=sound, before=before, after=after, mask=mask))
 
 
-def _new_folder(out: str | None) -> Path:
+def _free_folder(out: str | None) -> Path:
+    """Return the folder to write, which is not there yet or empty."""
     if out is None:
         raise ParameterError("trace needs --out, a new or empty folder for what it writes")
     folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
-    except OSError as error:
-        raise OutputError(f"'{out}' cannot be made ({error.strerror}); choose another folder") from None
+    with _writable(folder):
+        taken = folder.exists() and any(folder.iterdir())
     if taken:
         raise OutputError(f"'{out}' holds files already; choose a new or empty folder")
     return folder
+
+
+@contextmanager
+def _whole_folder(out: Path) -> Iterator[Path]:
+    """Lend a folder beside ``out`` that becomes it at the end, so that an interrupted trace leaves nothing behind."""
+    partial = out.absolute().with_name(f".{out.absolute().name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        with _writable(out):
+            partial.mkdir(parents=True)
+        yield partial
+        with _writable(out):
+            if out.exists():  # empty; not every system renames over a folder
+                out.rmdir()
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"'{out}' cannot be made ({error.strerror}); choose another folder") from None
 
 
 def _spread(n: int, steps: int) -> list[int]:

@@ -18,14 +18,16 @@ import torch
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
+from sae_audio.calibration import steer_latents
+from sae_audio.control import AXES
 from sae_audio.diffrhythm.sampler import Hook, Step, sample, time_grid
 from sae_audio.errors import ParameterError
-from sae_audio.evaluation import listener
+from sae_audio.evaluation import hold_of, listener
 from sae_audio.generators import Model, check_fits, frames_of, load_model, styles_of
 from sae_audio.latent_spaces import Codec, load_latent_space
 from sae_audio.pipeline import space_of
 from sae_audio.recording import Point, ProbeReader, Recorder
-from sae_audio.steering import WHOLE, Window, steering_hook
+from sae_audio.steering import WHOLE, Window, span_mask, steering_hook
 from sae_audio.traces import SIGNALS, Trace
 
 
@@ -35,8 +37,8 @@ class Request:
 
     style: str | Sequence[str] | Tensor
     """A name, file or description that ``resolve_style`` knows, one or several; or unit vectors ``[B, style_dim]``."""
-    seconds: float = 5.0
-    """Length of each song."""
+    seconds: float | None = 5.0
+    """Length of each song; None is the longest that the model makes, the only length that most DiffRhythm releases know."""
     text: Tensor | None = None
     """int64 token of each frame, ``[T]`` or ``[B, T]``, from ``notes_row`` or ``lyrics_row``; none by default."""
     null_style: Tensor | None = None
@@ -49,18 +51,32 @@ class Request:
     """One per song, or the first song's; one style with several seeds makes as many songs. None draws anew each time."""
     moves: Mapping[str, float | str] = field(default_factory=dict)
     """Steering on the way: ``loudness`` dB, ``brightness`` octaves, ``pitch`` a note or semitones; see ``steering_hook``."""
+    features: Mapping[int, float] = field(default_factory=dict)
+    """Feature number to strength: that multiple of its typical activation is added on the way."""
     window: Window = WHOLE
     """Flow times between which to steer."""
+    start: float = 0.0
+    """First second of the song that is steered."""
+    stop: float | None = None
+    """Where in the song steering ends, in seconds; None is the song's end."""
+    style_name: str | None = None
+    """What ``facts`` call the style, where it is given as vectors."""
+
+    @property
+    def steered(self) -> bool:
+        """Whether anything is to be moved."""
+        return bool(self.moves or self.features)
 
     def facts(self) -> dict:
-        """Return the request as JSON-ready values; vectors are only counted."""
-        style = self.style if isinstance(self.style, str) else list(self.style)
-        style = f"{len(self.style)} vectors" if isinstance(self.style, Tensor) else style
-        steering = {"moves": dict(self.moves), "window": list(self.window)} if self.moves else None
+        """Return the request as JSON-ready values; vectors without a name are only counted."""
+        vectors = isinstance(self.style, Tensor)
+        style = self.style if isinstance(self.style, str) else f"{len(self.style)} vectors" if vectors else list(self.style)
+        moved = {"moves": dict(self.moves), "features": dict(self.features), "window": list(self.window)}
+        steering = {**moved, "start": self.start, "stop": self.stop} if self.steered else None
         text = self.text is not None and bool((self.text > 0).any())
         seed = self.seed if self.seed is None or isinstance(self.seed, int) else list(self.seed)
         sampler = {"steps": self.steps, "guidance": self.guidance, "seed": seed}
-        return {"style": style, "seconds": self.seconds, "has_text": text, "steering": steering, **sampler}
+        return {"style": self.style_name or style, "seconds": self.seconds, "has_text": text, "steering": steering, **sampler}
 
 
 class Song(NamedTuple):
@@ -82,6 +98,7 @@ def generate(
     model: Model | None = None,
     bundle: Bundle | None = None,
     space: Codec | None = None,
+    hold: bool = True,
     on_step: Callable[[Step], None] | None = None,
 ) -> Song:
     """Generate songs.
@@ -96,6 +113,9 @@ def generate(
         Whose controls steer; needed where the request has moves.
     space : Codec, optional
         What decodes, if it is loaded already.
+    hold : bool
+        Listen to songs whose ``moves`` were steered and correct loudness and brightness to what was asked of the unsteered song,
+        as ``steer`` does: a flow goes on after the window, and songs differ in their answer to a strength. Costs four decodes.
     on_step : callable, optional
         Called with the sampler's ``Step`` (as steered) at every point but the last.
 
@@ -113,7 +133,11 @@ def generate(
     model = model or load_model()
     space = _codec(model, bundle, space)
     latents, unsteered = _sample(model, request, bundle, on_step)
-    return Song(latents, space.decode(latents).cpu(), space.spec.sample_rate, unsteered)
+    if hold and request.moves:
+        latents, audio = _held(latents, unsteered, request, bundle, space)
+    else:
+        audio = space.decode(latents).cpu()
+    return Song(latents, audio, space.spec.sample_rate, unsteered)
 
 
 def trace(
@@ -129,7 +153,7 @@ def trace(
     along: Tensor | None = None,
     on_point: Callable[[Point], None] | None = None,
 ) -> Trace:
-    """Generate songs, and record what the probes read at every point.
+    """Generate songs, and record what the probes read at every point; a steered song ends as the flow leaves it (no ``hold``).
 
     Parameters
     ----------
@@ -176,13 +200,22 @@ def trace(
     return recorder.finish(final, time_grid(request.steps), facts).with_curves(bundle.properties)
 
 
+def _held(latents: Tensor, unsteered: Tensor, request: Request, bundle: Bundle, space: Codec) -> tuple[Tensor, Tensor]:
+    """Return finished latents and their sound with loudness and brightness corrected to what was asked of the unsteered ones."""
+    measure, closed = listener(space, mel_bands=0), hold_of(bundle.controls, space.spec.frame_rate)
+    wanted = tuple(float(request.moves.get(name, 0.0)) for name in AXES[1:])
+    mask = span_mask(latents.shape[1], space.spec.frame_rate, request.start, request.stop)
+    done = steer_latents(latents, bundle.sae, [], measure, before=measure(unsteered), wanted=wanted, mask=mask, hold=closed)
+    return done.latents, done.heard.audio
+
+
 def _sample(
     model: Model, request: Request, bundle: Bundle | None, watch: Callable[[Step], None] | None, along: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Return latents ``[B, T, d_in]`` on the CPU, and the unsteered ones; ``watch`` sees every step of the steered songs."""
     generator, times = model.generator, time_grid(request.steps).tolist()
     style, text, noise = _conditions(model, request)
-    steer = _steering(request, bundle, times)
+    steer = _steering(model, request, bundle, times)
     if along is not None and (along.shape != noise.shape or steer):
         raise ParameterError(
             f"the latents to walk to have shape {list(along.shape)}; they must be {list(noise.shape)} like the songs asked for, "
@@ -228,12 +261,14 @@ def _conditions(model: Model, request: Request) -> tuple[Tensor, Tensor | None, 
     return style, text, torch.stack([model.generator.noise(frames, _rng(seed)).cpu() for seed in seeds])
 
 
-def _steering(request: Request, bundle: Bundle | None, times: Sequence[float]) -> Hook | None:
-    if not request.moves:
+def _steering(model: Model, request: Request, bundle: Bundle | None, times: Sequence[float]) -> Hook | None:
+    if not request.steered:
         return None
     if bundle is None:
-        raise ParameterError(f"steering {', '.join(request.moves)} needs a bundle, whose controls know how; give one")
-    return steering_hook(bundle, request.moves, times, request.window)
+        names = [*request.moves, *(f"feature {feature}" for feature in request.features)]
+        raise ParameterError(f"steering {', '.join(names)} needs a bundle, whose controls know how; give one")
+    mask = span_mask(frames_of(model, request.seconds), model.frame_rate, request.start, request.stop)
+    return steering_hook(bundle, request.moves, times, request.window, features=request.features, mask=mask)
 
 
 def _rng(seed: int | None) -> torch.Generator | None:

@@ -8,8 +8,11 @@ steered song's x̂₁ is set to be g·P away from its twin's, as far as P can te
 
 α is what the network has made of the change already: it takes it for part of the song, and without α a change made at time t
 would come out up to 1/t times as large. With g the flow leaves the window t_b·P away from its twin, as the twin of a song that
-has all of P would be. Loudness and brightness that were not asked for are kept at the twin's in the same way, with g = 0. What a
-window really moves is measured on the sound (``window_trial``).
+has all of P would be.
+
+What was not asked for is kept at the twin's: brightness in the same way, with g = 0; loudness as the probe hears it in both x̂₁.
+The network answers a change of timbre with one of level that is little along the direction of loudness, which moves all bands
+alike, and much in the bands that carry the energy. What a window really moves is measured on the sound (``window_trial``).
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ import torch
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
-from sae_audio.calibration import Heard, Move, changes, median, spectral_distance
-from sae_audio.control import AXES, UNITS, ControlVector, apply, axis_change, note_change
+from sae_audio.calibration import Heard, Move, changes, median, slopes, spectral_distance
+from sae_audio.control import AUDIBLE_DB, AXES, UNITS, ControlVector, apply, axis, axis_change, note_change
+from sae_audio.descriptors import to_db
 from sae_audio.diffrhythm.sampler import Hook, Step
 from sae_audio.errors import ParameterError
 from sae_audio.latent_spaces.base import Codec
@@ -148,8 +152,55 @@ def goal(inside: Sequence[int], times: Sequence[float]) -> float:
     return stop * (1 - first) / (stop - first)
 
 
+def parse_features(texts: Sequence[str]) -> dict[int, float]:
+    """Return the strengths of features of texts such as ``42=1.5``.
+
+    Raises
+    ------
+    ParameterError
+        A text is something else, or names a feature that was named before.
+    """
+    features: dict[int, float] = {}
+    for text in texts:
+        try:
+            index, strength = text.split("=")
+            feature, value = int(index), float(strength)
+        except ValueError:
+            raise ParameterError(f"--feature takes NUMBER=STRENGTH such as 42=1.5, got '{text}'") from None
+        if feature in features:
+            raise ParameterError(f"--feature names {feature} twice ({features[feature]:g} and {value:g}); give it once")
+        features[feature] = value
+    return features
+
+
+def span_mask(n_frames: int, frame_rate: float, start: float, stop: float | None) -> Tensor:
+    """Return 1 on the frames of a song from ``start`` to ``stop`` in seconds (None: its end), 0 elsewhere, ``[n_frames]``.
+
+    Raises
+    ------
+    ParameterError
+        The span holds no frame's centre, or is not within the song.
+    """
+    seconds = n_frames / frame_rate
+    stop = seconds if stop is None else stop
+    if not 0 <= start < stop <= seconds + 1 / frame_rate:
+        raise ParameterError(f"the part to steer, {start:g} to {stop:g} s, must run forwards within the song's {seconds:.2f} s")
+    centres = (torch.arange(n_frames) + 0.5) / frame_rate
+    mask = ((centres >= start) & (centres < stop)).float()
+    if not mask.any():
+        raise ParameterError(f"the part from {start:g} to {stop:g} s holds no frame; a frame lasts {1000 / frame_rate:.0f} ms")
+    return mask
+
+
 def steering_hook(
-    bundle: Bundle, moves: Mapping[str, float | str], times: Sequence[float], window: Window = WHOLE, *, hold: bool = True
+    bundle: Bundle,
+    moves: Mapping[str, float | str],
+    times: Sequence[float],
+    window: Window = WHOLE,
+    *,
+    features: Mapping[int, float] | None = None,
+    mask: Tensor | None = None,
+    hold: bool = True,
 ) -> Hook:
     """Return a hook for ``sample`` that steers the second half of a batch, whose first half are the same songs unsteered.
 
@@ -164,40 +215,52 @@ def steering_hook(
         The sampler's points in time.
     window : (float, float)
         Flow times between which to steer.
+    features : mapping, optional
+        Feature number to strength: that multiple of its typical activation is added; negative takes away.
+    mask : Tensor [T], optional
+        1 on the frames to steer, 0 elsewhere; all by default.
     hold : bool
-        Keep loudness and brightness, where they are not moved, at the twin's.
+        Keep loudness and brightness, where they are not moved, at the twin's; not where only features are asked for.
 
     Raises
     ------
     ParameterError
-        A move is unknown or out of the bundle's calibrated range, or no step lies in the window.
+        A move is unknown or out of the bundle's calibrated range, a feature is not there, or no step lies in the window.
     """
-    inside = steps_inside(window, times)
+    inside, features = steps_inside(window, times), features or {}
     share = goal(inside, times)
-    moves_of(bundle, moves, torch.zeros(1, 1, bundle.spec.d_in))  # what cannot be moved is told before the work
-    kept = [_unit(bundle.controls[name]) for name in AXES[1:] if hold and name not in moves and name in bundle.controls]
+    moves_of(bundle, moves, torch.zeros(1, 1, bundle.spec.d_in), features)  # what cannot be moved is told before the work
+    kept = {name for name in AXES[1:] if hold and moves and name not in moves and name in bundle.controls}
+    held = [_unit(bundle.controls["brightness"])] if "brightness" in kept else []
+    frames = torch.ones(1) if mask is None else mask
 
     def hook(step: Step) -> Step | None:
         if step.index not in inside:
             return None
         twin, x1 = step.x1.detach().cpu().float().chunk(2)
-        wanted = moves_of(bundle, moves, twin)
-        goals = torch.tensor([share] * len(wanted) + [0.0] * len(kept))
-        patterns = [(control, change.expand(*x1.shape[:2], -1)) for control, change in [*wanted, *kept]]
+        wanted = moves_of(bundle, moves, twin, features)
+        goals = torch.tensor([share] * len(wanted) + [0.0] * len(held))
+        patterns = [(control, change.expand(*x1.shape[:2], -1) * frames[:, None]) for control, change in [*wanted, *held]]
         missing = goals - _present(x1 - twin, patterns, bundle)
         scaled = [(control, missing[:, i, None, None] * change) for i, (control, change) in enumerate(patterns)]
-        return step._replace(x1=torch.cat([twin, apply(x1, bundle.sae, scaled)]).to(step.x1))
+        edited = apply(x1, bundle.sae, scaled)
+        if "loudness" in kept:
+            edited = _levelled(bundle, edited, twin, frames)
+        return step._replace(x1=torch.cat([twin, edited]).to(step.x1))
 
     return hook
 
 
-def moves_of(bundle: Bundle, moves: Mapping[str, float | str], latents: Tensor) -> list[Move]:
+def moves_of(
+    bundle: Bundle, moves: Mapping[str, float | str], latents: Tensor, features: Mapping[int, float] | None = None
+) -> list[Move]:
     """Return the calibrated changes that move finished latents ``[B, T, d_in]`` by what is asked (as for ``steering_hook``).
 
     ``control.apply`` makes them; frames whose note, or the note that it would become, has no direction keep theirs.
     """
-    axes = [_axis_move(bundle, name, amount) for name, amount in moves.items() if name != "pitch"]
-    return [*axes, _note_move(bundle, latents, _target(bundle, moves["pitch"]))] if "pitch" in moves else axes
+    found = [_axis_move(bundle, name, amount) for name, amount in moves.items() if name != "pitch"]
+    found += [_feature_move(bundle, feature, strength) for feature, strength in (features or {}).items()]
+    return [*found, _note_move(bundle, latents, _target(bundle, moves["pitch"]))] if "pitch" in moves else found
 
 
 def cycle_error(space: Codec, latents: Tensor, scale: Tensor) -> float:
@@ -245,6 +308,35 @@ def _present(difference: Tensor, moves: Sequence[Move], bundle: Bundle) -> Tenso
     gram = torch.einsum("bktd,bltd->bkl", patterns, patterns)
     shared = torch.einsum("bktd,btd->bk", patterns, difference / std)
     return (torch.linalg.pinv(gram, hermitian=True) @ shared[..., None])[..., 0]
+
+
+def _levelled(bundle: Bundle, latents: Tensor, twin: Tensor, frames: Tensor) -> Tensor:
+    """Move latents ``[B, T, d_in]`` along loudness until the probe hears their twin's level, in the mean of audible frames."""
+    control, wanted = bundle.controls["loudness"], _level(bundle, twin)
+    heard = frames * (wanted > AUDIBLE_DB)
+    drift = ((_level(bundle, latents) - wanted) * heard).sum(1) / heard.sum(1).clamp_min(1)
+    strength = -drift / slopes(control)[0]
+    return apply(latents, bundle.sae, [(control, axis_change(control, strength[:, None] * frames))])
+
+
+def _level(bundle: Bundle, latents: Tensor) -> Tensor:
+    """Return the loudness in dBFS that the probe expects of latents ``[B, T, d_in]``, ``[B, T]``."""
+    loudness = bundle.properties["loudness"]
+    centres = torch.tensor(loudness.centres)
+    return bundle.probes["loudness/latents"].probabilities(latents) @ (centres if loudness.scale == "dB" else to_db(centres))
+
+
+def _feature_move(bundle: Bundle, feature: int, strength: float) -> Move:
+    """Add a multiple of a feature's typical activation."""
+    typical = bundle.atlas.feature(feature).mean
+    if typical <= 0:
+        raise ParameterError(f"feature {feature} never fired in training, so it has no typical activation to add")
+    if not math.isfinite(strength):
+        raise ParameterError(f"the strength of feature {feature} is {strength}; give a finite number such as 1.5")
+    direction = torch.zeros(bundle.sae.config.d_sae)
+    direction[feature] = typical
+    control = axis("feature", "feature", "acts", direction)
+    return control, axis_change(control, strength)
 
 
 def _unit(control: ControlVector) -> Move:
