@@ -3,7 +3,9 @@
     python train.py                                        # the embedded default: synthesised music, étude codec, about 3 minutes
     python train.py --audio ~/music --out runs/mine        # your own recordings
     python train.py --space encodec-24khz --audio ~/music --d-sae 4096 --k 32
+    python train.py --dataset openslr/librispeech_asr --dataset-config clean --split train.100 --group-column speaker_id
     python train.py --config runs/mine.work/config.json    # the same again
+    python train.py --push-to-hub user/name --private      # and publish it (first `hf auth login`)
     accelerate launch train.py --audio ~/music             # several GPUs or machines
 
 A run that was stopped goes on with --resume. The bundle is a folder; everything else (latents, checkpoints, the training
@@ -24,6 +26,8 @@ from pathlib import Path
 import torch
 
 from sae_audio.cli import Parser, guarded
+from sae_audio.cli_dataset import add_dataset_options, dataset_of
+from sae_audio.cli_hub import published_lines
 from sae_audio.errors import ParameterError
 
 RECORDED = (
@@ -31,8 +35,8 @@ RECORDED = (
     *("steps", "batch_size", "lr", "mode", "control_clips", "seed"),
 )
 """Options that decide the result; they go into the bundle's provenance."""
-NOT_KEPT = ("config", "resume", "debug", "device", "trust_remote_code")
-"""Options that belong to one run on one machine."""
+NOT_KEPT = ("config", "resume", "debug", "device", "trust_remote_code", "push_to_hub", "private", "revision")
+"""Options that belong to one run on one machine; --config repeats a run and does not publish it again."""
 LICENCES = {
     "Apache-2.0": "apache-2.0",
     "BSD-3-Clause": "bsd-3-clause",
@@ -61,9 +65,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--source-revision", metavar="R", help="branch, tag or commit of the model on the Hub")
     data.add_argument("--trust-remote-code", action="store_true", help="run the Python code that comes with a model (MERT)")
     data.add_argument("--audio", nargs="+", metavar="DIR", help="folders or files of sound (default: synthesised music)")
+    add_dataset_options(data)
     data.add_argument("--minutes", type=float, default=40.0, help="size of the synthesised corpus (default: 40)")
     data.add_argument("--corpus", default="additive", choices=("additive", "fluidr3", "both"), help="its synthesiser")
-    data.add_argument("--tracker", default="yin", help="pitch tracker for --audio: yin, librosa-yin, pyin, crepe")
+    data.add_argument("--tracker", default="yin", help="pitch tracker for recordings: yin, librosa-yin, pyin, crepe")
     data.add_argument("--max-minutes", type=float, default=20.0, help="longer sound files are skipped (default: 20)")
 
     sae = parser.add_argument_group("sparse autoencoder")
@@ -89,9 +94,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     run.add_argument("--resume", action=argparse.BooleanOptionalAction, default=False, help="continue a stopped run")
     run.add_argument("--config", metavar="FILE", help="read options from JSON; the command line wins")
-    run.add_argument("--push-to-hub", metavar="USER/NAME", help="publish the bundle (comes with a later version)")
+    run.add_argument("--push-to-hub", metavar="USER/NAME", help="publish the bundle on the Hugging Face Hub; checked at once")
     run.add_argument("--private", action=argparse.BooleanOptionalAction, default=False, help="publish privately")
-    run.add_argument("--revision", help="branch to publish to")
+    run.add_argument("--revision", metavar="BRANCH", help="branch to publish to (default: main)")
     run.add_argument("--debug", action="store_true", help="show tracebacks")
     known = parser.parse_args(argv)
     return parser.parse_args([*config_arguments(Path(known.config)), *argv]) if known.config else known
@@ -121,11 +126,8 @@ def check(options: argparse.Namespace) -> None:
     from sae_audio.sae import VARIANTS
     from sae_audio.sealed import check_replaceable
 
-    if options.push_to_hub or options.private or options.revision:
-        raise ParameterError(
-            "--push-to-hub, --private and --revision come with a later version; "
-            "train without them, then run `hf upload USER/NAME OUT .`"
-        )
+    if (options.private or options.revision) and not options.push_to_hub:
+        raise ParameterError("--private and --revision say how to publish; give --push-to-hub USER/NAME too")
     if options.sae not in VARIANTS:
         raise ParameterError(f"--sae is '{options.sae}'; known are {', '.join(VARIANTS)}")
     if not 1 <= options.minutes <= 6000:
@@ -137,31 +139,35 @@ def check(options: argparse.Namespace) -> None:
     except (RuntimeError, AssertionError):
         raise ParameterError(f"--device '{options.device}' is not available here; use cpu") from None
     check_replaceable(options.out)
-    if options.corpus != "additive" and not options.audio:
+    if options.corpus != "additive" and not (options.audio or options.dataset):
         soundfont.check()
 
 
-def sources(options: argparse.Namespace) -> list:
-    """Return what is learned from: the user's sound files, or the synthesised corpus."""
+def recordings(options: argparse.Namespace) -> tuple[list, dict, dict]:
+    """Return what is learned from, what the bundle says about it, and what must be equal where a run goes on."""
     from sae_audio.activations import audio_sources, clip_sources
     from sae_audio.etude.corpus import corpus
 
+    if found := dataset_of(options, seed=options.seed, max_minutes=options.max_minutes):
+        options.dataset_revision = found.revision  # --config takes the same commit again
+        return found.sources, {**found.provenance, "tracker": options.tracker}, found.settings
     if options.audio:
-        return audio_sources(options.audio, max_minutes=options.max_minutes)
-    return clip_sources(corpus(options.minutes, seed=options.seed, source=options.corpus))
+        # Names of folders only: a published card should not tell where somebody keeps their music.
+        name = ", ".join(Path(path).resolve().name for path in options.audio)
+        return audio_sources(options.audio, max_minutes=options.max_minutes), {"name": name, "tracker": options.tracker}, {}
+    name, clips = f"étude corpus ({options.corpus}), {options.minutes:g} min", {"minutes": options.minutes, "seed": options.seed}
+    sources = clip_sources(corpus(**clips, source=options.corpus))
+    return sources, {"name": name, "seed": options.seed}, {"corpus": options.corpus, **clips}
 
 
-def provenance(options: argparse.Namespace) -> dict:
-    """Return what a reader needs to make the bundle again."""
+def provenance(options: argparse.Namespace, data: dict) -> dict:
+    """Return what a reader needs to make the bundle again; ``data`` says what it learned from."""
     from sae_audio.latent_spaces import SPACES
 
     licence = SPACES[options.space].licence.split(" (")[0] if options.space in SPACES else "other"
-    synthesised = {"name": f"étude corpus ({options.corpus}), {options.minutes:g} min", "seed": options.seed}
-    # Names of folders only: a published card should not tell where somebody keeps their music.
-    own = {"name": ", ".join(Path(path).resolve().name for path in options.audio or []), "tracker": options.tracker}
     return {
         "options": {name: value for name, value in vars(options).items() if name in RECORDED},
-        "data": own if options.audio else synthesised,
+        "data": data,
         "license": LICENCES.get(licence, "other"),
         "git": git_commit(),
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
@@ -183,6 +189,7 @@ def main(options: argparse.Namespace) -> None:
     """Run the main job."""
     from sae_audio.activations import extract
     from sae_audio.files import write_bytes
+    from sae_audio.hub import check_push, push
     from sae_audio.latent_spaces import load_latent_space
     from sae_audio.recipe import Recipe, fit_bundle
     from sae_audio.report import metric_lines
@@ -192,6 +199,10 @@ def main(options: argparse.Namespace) -> None:
     check(options)
     leader = int(os.environ.get("RANK", 0)) == 0
     say = (lambda line: print(line, flush=True)) if leader else (lambda line: None)
+    if options.push_to_hub and leader:
+        check_push(options.push_to_hub, private=options.private, revision=options.revision)
+        say(f"token and repository are fine: the bundle can go to {options.push_to_hub}")
+    sources, data, settings = recordings(options)
     work = options.out.with_name(options.out.name + ".work")
     space = load_latent_space(
         options.space,
@@ -213,11 +224,10 @@ def main(options: argparse.Namespace) -> None:
         control_clips=options.control_clips,
     )
     say(f"1/5 latents of '{options.space}', {space.spec.tap}, into {work / 'latents'}")
-    settings = {} if options.audio else {"corpus": options.corpus, "minutes": options.minutes, "seed": options.seed}
     if options.dtype != "float32":  # a store that says nothing holds float32
         settings["dtype"] = options.dtype
     store = extract(
-        space, sources(options), work / "latents", seed=options.seed, tracker=options.tracker, settings=settings, progress=leader
+        space, sources, work / "latents", seed=options.seed, tracker=options.tracker, settings=settings, progress=leader
     )
     for skipped in store.skipped:
         say(f"skipped {skipped.name}: {skipped.reason}")
@@ -229,7 +239,7 @@ def main(options: argparse.Namespace) -> None:
         store,
         recipe,
         work_dir=work / "training",
-        provenance=provenance(options),
+        provenance=provenance(options, data),
         resume=options.resume,
         progress=leader,
         device=options.device,
@@ -242,6 +252,10 @@ def main(options: argparse.Namespace) -> None:
     if store.skipped:
         say(f"\n{len(store.skipped)} recordings were skipped")
     say(f"\nsaved {options.out}; look into a sound next:\n  python -m sae_audio analyse FILE.wav --bundle {options.out}")
+    if options.push_to_hub:
+        say(f"\npublishing {options.push_to_hub}")
+        done = push(options.out, options.push_to_hub, private=options.private, revision=options.revision)
+        say("\n".join(published_lines(options.push_to_hub, done, options.revision)))
 
 
 if __name__ == "__main__":
