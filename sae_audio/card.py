@@ -153,6 +153,7 @@ def _metadata(bundle: Bundle) -> str:
         datasets=data.get("dataset"),
         model_name=f"{spec.name} {config.variant} SAE, {config.d_sae} features" if results else None,
         eval_results=results or None,
+        sae_audio={"space": spec.name, "tap": spec.tap, "variant": config.variant, "d_sae": config.d_sae},  # read by hub_index
     )
     return data.to_yaml()
 

@@ -1,4 +1,4 @@
-"""The command line: ``sae-audio analyse | steer | eval | spaces | convert`` (also ``python -m sae_audio``).
+"""The command line: ``sae-audio analyse | steer | generate | eval | push | …`` (also ``python -m sae_audio``).
 
 Exit codes: 0 done, 2 something a user can fix (one line on stderr), 1 our fault (traceback with ``--debug``), 130 interrupted.
 """
@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 something a user can fix (one line on stderr), 1 our fault
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import traceback
@@ -16,8 +17,11 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from sae_audio.cli_dataset import add_dataset_options, dataset_of
 from sae_audio.cli_generate import add_commands
+from sae_audio.cli_hub import add_hub_commands
 from sae_audio.cli_output import write_json
+from sae_audio.cli_search import add_search_command
 from sae_audio.errors import OutputError, ParameterError, SaeAudioError
 from sae_audio.files import write_bytes
 
@@ -39,6 +43,8 @@ class Parser(argparse.ArgumentParser):
 
 def guarded(run: Callable[[], None], debug: bool) -> int:
     """Run a command and turn what it raises into an exit code and one line on stderr."""
+    if not sys.stderr.isatty():  # nobody watches a bar in a log; read when the client is first imported
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         run()
@@ -133,6 +139,7 @@ def _parser() -> Parser:
     evaluate.add_argument("bundle", metavar="BUNDLE", nargs="?", default=str(DEFAULT_BUNDLE), help="folder or Hub id")
     evaluate.add_argument("--revision", help="branch, tag or commit of a bundle on the Hub")
     evaluate.add_argument("--audio", metavar="PATH", nargs="+", help="sound files or folders (default: held-out étude clips)")
+    add_dataset_options(evaluate)
     evaluate.add_argument("--minutes", type=float, default=20.0, help="étude corpus size; its test split is scored (default: 20)")
     evaluate.add_argument("--json", metavar="OUT", help="write the figures as JSON; - for standard output")
     evaluate.add_argument("--plot", metavar="OUT.png", help="draw the isolation matrix")
@@ -148,6 +155,9 @@ def _parser() -> Parser:
     convert.add_argument("output", **path, metavar="OUT", help="folder for config.json and the weights as safetensors")
     convert.add_argument("--space", choices=("stable-audio-vae", "diffrhythm-vae"), required=True, help="what the VAE is")
     convert.set_defaults(run=_convert)
+
+    add_hub_commands(commands, common)
+    add_search_command(commands, common)
     return parser
 
 
@@ -213,14 +223,18 @@ def _steer(arguments: argparse.Namespace) -> None:
 
 def _eval(arguments: argparse.Namespace) -> None:
     from sae_audio.activations import audio_sources, clip_sources, extract
+    from sae_audio.audio import MAX_MINUTES
     from sae_audio.bundle import Bundle
     from sae_audio.etude.corpus import corpus
     from sae_audio.recipe import evaluate
     from sae_audio.report import metric_lines
 
+    dataset = dataset_of(arguments, max_minutes=MAX_MINUTES)
     bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
     space = _space_of(bundle, arguments)
-    if arguments.audio:
+    if dataset is not None:
+        sources = dataset.sources
+    elif arguments.audio:
         sources = audio_sources(arguments.audio)
     else:
         sources = clip_sources(corpus(arguments.minutes, seed=1000, source="additive", split="test"))

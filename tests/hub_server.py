@@ -651,9 +651,12 @@ class _Handler(BaseHTTPRequestHandler):
         faults = [] if url.path.startswith("/__hub__/") else self.hub.intercept(self.command, self.path)
         record["fault"] = bool(faults)
         try:
-            response = self.respond(url.path, faults)
-            record["status"] = response.status
-            record["user"] = self.who.user if self.who else None
+            try:
+                response = self.respond(url.path, faults)
+                record["status"] = response.status
+                record["user"] = self.who.user if self.who else None
+            finally:
+                self.hub.log(record)  # before the answer goes out: whoever has it finds the request in the log
             if any(fault.lose for fault in faults):
                 raise Disconnect
             self.send(response, faults)
@@ -661,7 +664,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         finally:
             record["seconds"] = round(time.monotonic() - started, 4)
-            self.hub.log(record)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = handle_any
 
@@ -939,7 +941,16 @@ class _Handler(BaseHTTPRequestHandler):
                     continue
         wanted = set(self.query.get("filter", []))
         found = [r for r in found if wanted <= set(r["tags"])]
-        return Response.json(found[: int(self.query.get("limit", ["1000"])[0])])
+        if key := self.query.get("sort", [None])[0]:
+            found.sort(key=lambda r: r.get(key) or 0, reverse=True)
+        if expand := self.query.get("expand"):  # these and no others
+            found = [{k: r[k] for k in ("_id", "id", *expand) if k in r} for r in found]
+        at, limit = int(self.query.get("cursor", ["0"])[0]), int(self.query.get("limit", ["1000"])[0])
+        page, headers = found[at : at + min(limit, self.hub.page)], {}
+        if at + len(page) < len(found):
+            rest = "&".join(f"{k}={quote(v)}" for k, values in self.query.items() if k != "cursor" for v in values)
+            headers["Link"] = f'<{self.hub.endpoint}/api/{type}?{rest}&cursor={at + len(page)}>; rel="next"'
+        return Response.json(page, headers=headers)
 
     # --------------------------------------------------------------------------------------------- reading
 
@@ -978,7 +989,7 @@ class _Handler(BaseHTTPRequestHandler):
             "private": repo["private"],
             "gated": repo["gated"],
             "disabled": repo["disabled"],
-            "downloads": 0,
+            "downloads": repo.get("downloads", 0),
             "likes": 0,
             "tags": list(dict.fromkeys(tags)),
             "cardData": card,
