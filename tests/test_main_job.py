@@ -15,16 +15,16 @@ from sae_audio.latent_spaces import SPACES
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train
 
-SIZES = ["--steps", "20", "--d-sae", "64", "--k", "4", "--control-clips", "1", "--batch-size", "512", "--device", "cpu"]
+SIZES = ["--steps", "20", "--d-sae", "64", "--k", "4", "--control-clips", "1", "--batch-size", "256", "--device", "cpu"]
 RATE, SAMPLES = 44_100, 44_101
 
 
 @pytest.fixture(scope="module")
 def music(tmp_path_factory):
-    """Two minutes of synthesised music as sound files."""
+    """A minute of synthesised music as sound files."""
     folder = tmp_path_factory.mktemp("music")
     for clip in corpus(2, 0, "additive"):
-        soundfile.write(folder / f"{clip.name}.wav", clip.render(), 16_000)
+        soundfile.write(folder / f"{clip.name}.wav", clip.render()[: 5 * 16_000], 16_000)
     return folder
 
 
@@ -37,17 +37,32 @@ def song(tmp_path_factory):
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Leave out the figures, which tests/test_cli.py has drawn: they take longer than all the rest."""
+    monkeypatch.setattr("sae_audio.recipe.bundle_figures", lambda bundle: {})
+
+
+@pytest.fixture
+def job(music, tmp_path, capsys):
+    """Train a bundle with options of ``train.py`` and return it and its folder."""
+
+    def run(*options):
+        argv = [*options, "--audio", str(music), "--out", str(tmp_path / "bundle"), *SIZES]
+        assert cli.guarded(lambda: train.main(train.parse(argv)), debug=True) == 0, capsys.readouterr().err
+        return Bundle.from_pretrained(tmp_path / "bundle"), str(tmp_path / "bundle")
+
+    return run
+
+
 # One space of each adapter, and the stereo EnCodec; other rows differ in numbers that tests/test_latent_spaces.py goes through.
 NAMES = {SPACES[name].module: name for name in BUILDERS if name != "etude-codec"}
 
 
 @pytest.mark.parametrize("name", [*NAMES.values(), "encodec-24khz"])
-def test_train_analyse_steer(name, music, song, tmp_path, capsys):
+def test_train_analyse_steer(name, job, song, tmp_path, capsys):
     source = BUILDERS[name](tmp_path / "model", name)
-    folder = str(tmp_path / "bundle")
-    options = ["--space", name, "--tap", TAPS[name][-1], "--source", str(source), "--audio", str(music), "--out", folder]
-    assert cli.guarded(lambda: train.main(train.parse([*options, *SIZES])), debug=True) == 0, capsys.readouterr().err
-    bundle = Bundle.from_pretrained(folder)
+    bundle, folder = job("--space", name, "--tap", TAPS[name][-1], "--source", str(source))
     assert (bundle.spec.name, bundle.spec.tap, bundle.spec.repo) == (name, TAPS[name][-1], str(source))
     assert cli.main(["analyse", str(song), "--bundle", folder, "--json", str(tmp_path / "view.json")]) == 0
     capsys.readouterr()
@@ -58,3 +73,44 @@ def test_train_analyse_steer(name, music, song, tmp_path, capsys):
         assert done == 0 and (info.samplerate, info.channels, info.frames) == (RATE, 2, SAMPLES)
     else:
         assert done == 2 and "cannot be decoded" in capsys.readouterr().err and not (tmp_path / "o.wav").exists()
+
+
+@pytest.mark.parametrize("by", ["hf:", "a revision"])
+def test_a_model_from_the_hub(by, job, hub, repo_id, song, tmp_path, capsys):
+    model = BUILDERS["encodec-24khz"](tmp_path / "model", "encodec-24khz")
+    commit = hub.seed(repo_id, model)
+    if by == "hf:":
+        bundle, folder = job("--space", f"hf:{repo_id}", "--tap", "quantized")
+        asked = {"space": f"hf:{repo_id}", "tap": "quantized", "source_revision": None}
+    else:
+        hub.seed(repo_id, {"config.json": b"{}"})  # what the branch holds is no model any more
+        bundle, folder = job("--space", "encodec-24khz", "--source", repo_id, "--source-revision", commit)
+        asked = {"space": "encodec-24khz", "tap": None, "source_revision": commit}
+    assert (bundle.spec.name, bundle.spec.repo, bundle.spec.revision) == (asked["space"], repo_id, commit)
+    assert asked.items() <= bundle.provenance["options"].items()
+    analyse = ["analyse", str(song), "--bundle", folder]
+    assert cli.main(analyse) == cli.main([*analyse, "--source", repo_id]) == 0  # at the bundle's commit, as nothing else is said
+    hub.seed(f"{repo_id}-moved", model)
+    hub.seed(f"{repo_id}-moved", {"config.json": b"{}"})
+    moved = [*analyse, "--source", f"{repo_id}-moved"]
+    first = hub.seed(f"{repo_id}-again", model)
+    assert cli.main([*analyse, "--source", f"{repo_id}-again", "--source-revision", first]) == 0
+    capsys.readouterr()
+    assert cli.main(moved) == 2 and "model of type None" in capsys.readouterr().err
+    assert cli.main([*moved, "--source-revision", "0" * 40]) == 2 and "at revision '000" in capsys.readouterr().err
+
+
+def test_a_layer_is_recorded_and_a_folder_is_not_told(job, song, tmp_path, capsys, monkeypatch):
+    source = BUILDERS["hubert-base"](tmp_path / "somewhere" / "my-hubert", "hubert-base")
+    options = ["--space", "hubert-base", "--layer", "1", "--source", str(source)]
+    bundle, folder = job(*options)
+    assert (bundle.spec.tap, bundle.spec.repo) == ("layer 1", str(source))
+    assert {"layer": 1, "tap": None, "dtype": "float32"}.items() <= bundle.provenance["options"].items()
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert "latents of `my-hubert`" in card and "somewhere" not in card
+    assert cli.main(["analyse", str(song), "--bundle", folder]) == 0
+    monkeypatch.setattr("sae_audio.latent_spaces.check_precision", lambda *_: None)  # a CPU computes in bfloat16, if slowly
+    argv = [*options, "--dtype", "bfloat16", "--audio", str(song), "--out", folder, "--resume", *SIZES]
+    capsys.readouterr()
+    assert cli.guarded(lambda: train.main(train.parse(argv)), debug=True) == 2
+    assert "was extracted with settings {'dtype': None}, not {'dtype': 'bfloat16'}" in capsys.readouterr().err
