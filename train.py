@@ -32,7 +32,7 @@ from sae_audio.errors import ParameterError
 
 RECORDED = (
     *("space", "tap", "layer", "source_revision", "dtype", "sae", "d_sae", "k", "l1", "l1_on"),
-    *("steps", "batch_size", "lr", "mode", "control_clips", "seed"),
+    *("steps", "batch_size", "lr", "mode", "control_clips", "stability_seeds", "seed"),
 )
 """Options that decide the result; they go into the bundle's provenance."""
 NOT_KEPT = ("config", "resume", "debug", "device", "trust_remote_code", "push_to_hub", "private", "revision")
@@ -84,6 +84,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     fit.add_argument("--lr", type=float, default=2e-3, help="learning rate (default: 0.002)")
     fit.add_argument("--mode", default="honest", choices=("honest", "paper"), help="classes: physical bins, or the paper's")
     fit.add_argument("--control-clips", type=int, default=8, help="held-out clips that controls are calibrated on (default: 8)")
+    fit.add_argument(
+        "--stability-seeds", type=int, default=1, metavar="N", help="SAEs trained again to count steady features (default: 1)"
+    )
     fit.add_argument("--seed", type=int, default=0, help="of corpus, split, SAE and probes (default: 0)")
     fit.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where models run")
     fit.add_argument("--dtype", default="float32", help="of the model: float32; on an accelerator also bfloat16, float16")
@@ -134,6 +137,8 @@ def check(options: argparse.Namespace) -> None:
         raise ParameterError(f"--minutes is {options.minutes:g}; the synthesised corpus is 1 to 6000 minutes")
     if options.control_clips < 1:
         raise ParameterError(f"--control-clips is {options.control_clips}; it must be at least 1")
+    if options.stability_seeds < 0:
+        raise ParameterError(f"--stability-seeds is {options.stability_seeds}; it must be 0 or more")
     try:
         torch.empty(0, device=options.device)
     except (RuntimeError, AssertionError):
@@ -222,6 +227,7 @@ def main(options: argparse.Namespace) -> None:
         train=TrainConfig(steps=options.steps, batch_size=options.batch_size, lr=options.lr, seed=options.seed),
         mode=options.mode,
         control_clips=options.control_clips,
+        stability_seeds=options.stability_seeds,
     )
     say(f"1/5 latents of '{options.space}', {space.spec.tap}, into {work / 'latents'}")
     if options.dtype != "float32":  # a store that says nothing holds float32

@@ -84,6 +84,7 @@ def model_card(bundle: Bundle) -> str:
         _introduction(bundle),
         _use(bundle),
         _reconstruction(bundle),
+        _stability(bundle.metrics.get("stability", {})),
         _probes(bundle),
         _control(bundle.metrics.get("control", {}).get("trials", [])),
         _features(bundle),
@@ -251,6 +252,20 @@ def _reconstruction(bundle: Bundle) -> str:
     ]
     rows = [(text, sae[key], beside) for text, key, beside in rows if key in sae]
     return "## Reconstruction, on held-out recordings\n\n" + table(("measure", "value", "to compare"), rows) if rows else ""
+
+
+def _stability(again: Mapping) -> str:
+    if not again:
+        return ""
+    levels = {"above_0.7": "cosine above 0.7", "above_0.9": "cosine above 0.9", "mean_cosine": "mean cosine"}
+    rows = [(text, again["steady"].get(key), again["random"].get(key)) for key, text in levels.items()]
+    return f"""\
+## Stability
+
+Features that come again when the SAE is trained on the same data from another seed ({again["seeds"]} further), matched one to one
+by their decoder rows; beside it, the same for random directions.
+
+{table(("measure", "this SAE", "random directions"), rows)}"""
 
 
 def _probes(bundle: Bundle) -> str:

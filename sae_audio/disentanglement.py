@@ -176,26 +176,34 @@ def mutual_information_gap(codes: Tensor, factors: Tensor, bins: int = 20) -> Te
         At least 2.
     """
     _check_gap(codes, factors)
-    gaps = []
-    for column in factors.T:
-        known = column.isfinite()
-        first, second = mutual_information(codes[known], column[known], bins).topk(2).values
-        gaps.append((first - second) / _binned_entropy(column[known], bins))
-    return torch.stack(gaps)
+    first, second = mutual_information(codes, factors, bins).topk(2, dim=0).values
+    return (first - second) / (binned_entropy(factors, bins) * math.log(2))
 
 
-def mutual_information(codes: Tensor, factor: Tensor, bins: int = 20) -> Tensor:
-    """Return I(dimension; factor) in nats for every dimension, ``[n_dims]``, both cut into equal-width bins over their range."""
+def mutual_information(codes: Tensor, factors: Tensor, bins: int = 20) -> Tensor:
+    """Return I(dimension; factor) in nats, ``[n_dims, n_factors]``, both cut into equal-width bins over their range.
+
+    Parameters
+    ----------
+    codes : Tensor [N, n_dims]
+        The representation.
+    factors : Tensor [N, n_factors]
+        Known properties of the same rows; rows where a factor is NaN are left out of it.
+    bins : int
+        At least 2.
+    """
     if bins < 2:
         raise ParameterError(f"bins is {bins}; mutual information takes at least 2")
-    onto = torch.nn.functional.one_hot(_binned(factor[:, None], bins)[:, 0], bins).double()
-    p_factor = onto.mean(0)
+    of_factors = torch.stack([_one_hot(column[:, None], bins)[:, 0] for column in factors.T], 1).flatten(
+        1
+    )  # [N, n_factors * bins]
     information = []
-    for part in codes.split(256, dim=1):  # one-hot tables of thousands of dimensions at once would fill the memory
-        table = torch.nn.functional.one_hot(_binned(part, bins), bins).double()
-        joint = torch.einsum("ndb,nf->dbf", table, onto) / len(factor)
-        expected = table.mean(0)[:, :, None] * p_factor
-        information.append(torch.where(joint > 0, joint * (joint / expected).log(), 0.0).sum((1, 2)))
+    for part in codes.split(128, dim=1):  # the tables of thousands of dimensions at once would fill the memory
+        joint = _one_hot(part, bins).flatten(1).T @ of_factors
+        joint = joint.view(part.shape[1], bins, factors.shape[1], bins).transpose(1, 2).double()
+        joint = joint / joint.sum((2, 3), keepdim=True)
+        expected = joint.sum(2, keepdim=True) * joint.sum(3, keepdim=True)
+        information.append(torch.where(joint > 0, joint * (joint / expected).log(), 0.0).sum((2, 3)))
     return torch.cat(information)
 
 
@@ -223,8 +231,13 @@ def attribute_predictability(codes: Tensor, factors: Tensor) -> Tensor:
 
 
 def binned_entropy(factors: Tensor, bins: int = 10) -> Tensor:
-    """Return the entropy of each factor's histogram in bits, ``[n_factors]``, over ``bins`` equal-width bins of its range."""
-    return torch.stack([_binned_entropy(column[column.isfinite()], bins) for column in factors.T]) / math.log(2)
+    """Return the entropy of each factor's histogram in bits, ``[n_factors]``, over ``bins`` equal-width bins of its range.
+
+    Rows where a factor is NaN are left out of it; NaN for a constant factor.
+    """
+    counts = torch.stack([_one_hot(column[:, None], bins)[:, 0].sum(0) for column in factors.T]).double()
+    entropy = torch.special.entr(counts / counts.sum(1, keepdim=True)).sum(1)
+    return torch.where(entropy > 0, entropy / math.log(2), torch.nan)
 
 
 def top_factors(r2: Tensor, n: int = 10) -> Tensor:
@@ -316,14 +329,11 @@ def _entropy(importance: Tensor) -> Tensor:
     return torch.special.entr(shares).sum(0)
 
 
-def _binned(columns: Tensor, bins: int) -> Tensor:
-    """Number of the equal-width bin of each entry, by column, int64; a constant column is all bin 0."""
-    low, high = columns.amin(0), columns.amax(0)
+def _one_hot(columns: Tensor, bins: int) -> Tensor:
+    """Return which equal-width bin of its column each entry is in, float32 [N, n, bins]; all 0 for NaN, bin 0 if constant."""
+    known = columns.isfinite()
+    low = torch.where(known, columns, torch.inf).amin(0)
+    high = torch.where(known, columns, -torch.inf).amax(0)
     place = (columns - low) / torch.where(high > low, high - low, 1.0)
-    return (place * bins).long().clamp_max(bins - 1)
-
-
-def _binned_entropy(column: Tensor, bins: int) -> Tensor:
-    counts = torch.bincount(_binned(column[:, None], bins)[:, 0], minlength=bins).double()
-    entropy = torch.special.entr(counts / counts.sum()).sum()
-    return torch.where(entropy > 0, entropy, torch.nan)
+    number = (place.nan_to_num(0) * bins).long().clamp(0, bins - 1)
+    return torch.nn.functional.one_hot(number, bins).float() * known[..., None]

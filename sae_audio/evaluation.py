@@ -15,10 +15,11 @@ from sae_audio.control import AUDIBLE_DB, AXES, ControlVector
 from sae_audio.descriptors import Descriptors, describe, hz_to_midi, to_db
 from sae_audio.errors import DataError, ParameterError
 from sae_audio.latent_spaces.base import Codec
-from sae_audio.metrics import fvu, r2
+from sae_audio.metrics import fvu, matched_cosines, r2
 from sae_audio.probes import Probe, ProbeScore, acts_matrix, fit_probe, fit_ridge, majority_class, score_probe
 from sae_audio.properties import Property, axis_values
 from sae_audio.sae import SAE
+from sae_audio.sae.init import decoder_rows
 from sae_audio.sae.sparse import csr
 from sae_audio.training import started_sae
 
@@ -32,6 +33,11 @@ LOUDNESS_STEPS = (-12.0, -6.0, 6.0, 12.0)
 """Decibels asked for when loudness control is scored."""
 BRIGHTNESS_STEPS = (-0.5, 0.5)
 """Octaves of spectral centroid asked for when brightness control is scored."""
+
+ALIKE = (0.7, 0.9)
+"""Cosines above which a feature counts as found again in another run."""
+MOST_MATCHED = 4096
+"""Features of an SAE that are looked for in another run, drawn at random beyond; the matching takes their number cubed."""
 
 
 class Frames(NamedTuple):
@@ -89,6 +95,46 @@ def readers(sae: SAE, latents: Tensor, seed: int = 0) -> dict[str, Reader]:
         "random": lambda x: _keep_largest(sae.standardise(x), dictionary, active),
         "untrained": lambda x: acts_matrix(untrained, x),
     }
+
+
+def stability(sae: SAE, others: Sequence[SAE], latents: Tensor) -> dict:
+    """Return how many features of an SAE come again in SAEs of other seeds, by the Hungarian matching of their decoder rows.
+
+    Only features that fire on these latents are matched. ``random`` is the same figure for dictionaries of random directions:
+    what so many features in so few channels share by chance.
+
+    Parameters
+    ----------
+    sae : SAE
+        The SAE.
+    others : sequence of SAE
+        Trained on the same latents in the same way from other seeds; at least one.
+    latents : Tensor [N, d_in]
+        Held-out frames.
+
+    Returns
+    -------
+    dict
+        ``seeds`` (number of others), ``steady`` and ``random``, each with ``mean_cosine`` and ``above_0.7``, ``above_0.9``:
+        shares of the matched features, averaged over the others.
+    """
+    dictionaries = [one.W_dec.detach()[_fires(one, latents)] for one in (sae, *others)]
+    chance = [decoder_rows(len(rows), sae.config.d_in, 1_000 + i) for i, rows in enumerate(dictionaries)]
+    return {"seeds": len(others), "steady": _alike(dictionaries), "random": _alike(chance)}
+
+
+def _alike(dictionaries: Sequence[Tensor]) -> dict:
+    first, *rest = dictionaries
+    first = first[torch.randperm(len(first), generator=torch.Generator().manual_seed(0))[:MOST_MATCHED]]
+    cosines = [matched_cosines(first, other).double() for other in rest]
+    shares = {f"above_{level}": sum(float((c > level).double().mean()) for c in cosines) / len(cosines) for level in ALIKE}
+    return {"mean_cosine": sum(float(c.mean()) for c in cosines) / len(cosines), **shares}
+
+
+@torch.no_grad()
+def _fires(sae: SAE, latents: Tensor) -> Tensor:
+    """Features that fire at least once, bool [d_sae]."""
+    return torch.stack([(sae.encode(part) > 0).any(0) for part in latents.split(8192)]).any(0)
 
 
 def usable_properties(properties: Mapping[str, Property], train: Frames) -> dict[str, Property]:

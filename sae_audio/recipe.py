@@ -38,6 +38,7 @@ from sae_audio.evaluation import (
     regression_r2,
     sample,
     spreads,
+    stability,
     usable_properties,
 )
 from sae_audio.latent_spaces.base import Codec, LatentSpace
@@ -71,6 +72,8 @@ class Recipe:
     """Training frames that probes are fitted on, drawn at random."""
     control_clips: int = 12
     """Held-out clips that controls are calibrated on, and as many others that they are scored on."""
+    stability_seeds: int = 0
+    """Further SAEs trained alike from other seeds, only to count the features that come again."""
 
 
 Report = Callable[[str], None]
@@ -129,11 +132,14 @@ def fit_bundle(
         progress=progress,
         device=device,
     )
+    others = [_again(train, recipe, number, progress, device, report) for number in range(1, recipe.stability_seeds + 1)]
     if int(os.environ.get("RANK", 0)) > 0:
         return None
     sae = result.sae
     properties = usable_properties(property_sets(recipe.mode, train), train)
     metrics: dict = {"sae": reconstruction_metrics(sae, test)}
+    if others:
+        metrics["stability"] = stability(sae, others, test.latents)
     report(f"fitting probes for {', '.join(properties)} on activations and baselines")
     probes, metrics["probes"], metrics["regression"] = _fit_probes(sae, properties, train, validation, test, recipe, progress)
     controls: dict[str, ControlVector] = {}
@@ -154,6 +160,13 @@ def fit_bundle(
         history=result.history,
     )
     return replace(bundle, figures=bundle_figures(bundle))
+
+
+def _again(train: Frames, recipe: Recipe, number: int, progress: bool, device: str, report: Report) -> SAE:
+    """Train the same SAE from another seed, for as long: one of a quarter of the steps had a third as many features in common."""
+    report(f"training it again from seed {recipe.train.seed + number}, to see which features come again")
+    settings = replace(recipe.train, seed=recipe.train.seed + number)
+    return train_sae(train.latents, recipe.sae, settings, progress=progress, device=device).sae
 
 
 def _fit_probes(

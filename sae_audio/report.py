@@ -98,6 +98,12 @@ def metric_lines(metrics: Mapping) -> list[str]:
         f"SAE on {sae['n_frames']:,} held-out frames of {sae['n_recordings']} recordings: "
         f"fvu {sae['fvu']:.3f}, l0 {sae['l0']:.1f}, silent features {sae['dead_share']:.1%}",
     ]
+    if again := metrics.get("stability"):
+        shares = [
+            f"{group['above_0.7']:.0%} (cosine above 0.9: {group['above_0.9']:.0%})"
+            for group in (again["steady"], again["random"])
+        ]
+        lines.append(f"found again from another seed, cosine above 0.7: {shares[0]}; of random directions {shares[1]}")
     for name, scores in metrics.get("probes", {}).items():
         any_score = next(iter(scores.values()))
         rows = [[reader, *(f"{score[key]:.3f}" for key in SCORES)] for reader, score in scores.items()]

@@ -132,12 +132,19 @@ def test_boosted_trees_find_what_a_lasso_cannot():
 
 def test_mutual_information_agrees_with_scikit_learn():
     reference = pytest.importorskip("sklearn.metrics")
-    codes, factor = noise(300, 5, 6), noise(300, 1, 7)[:, 0]
-    codes[:, 0] += factor
-    found = measures.mutual_information(codes, factor, bins=8)
+    codes, known = noise(300, 200, 6), noise(300, 2, 7)
+    codes[:, 150] += known[:, 0]
+    found = measures.mutual_information(codes, known, bins=8)
     place = lambda column: ((column - column.min()) / (column.max() - column.min()) * 8).long().clamp_max(7).numpy()  # noqa: E731
-    expected = [reference.mutual_info_score(place(column), place(factor)) for column in codes.T]
-    assert found.tolist() == pytest.approx(expected, abs=1e-9)
+    for i, j in ((0, 0), (150, 0), (150, 1), (199, 1)):
+        assert float(found[i, j]) == pytest.approx(reference.mutual_info_score(place(codes[:, i]), place(known[:, j])), abs=1e-6)
+    assert int(found[:, 0].argmax()) == 150
+    half = known.clone()
+    half[150:, 1] = torch.nan
+    codes[:150, 3], codes[150:, 3] = known[:150, 1], known[:150, 1].min()  # in the range of the other half
+    assert float(measures.mutual_information(codes, half, bins=8)[3, 1]) == pytest.approx(
+        math.log(2) * float(measures.binned_entropy(known[:150, 1:], bins=8)), abs=1e-6
+    )
 
 
 def test_gaps_by_hand():

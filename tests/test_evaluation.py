@@ -17,6 +17,7 @@ from sae_audio.evaluation import (
     regression_r2,
     sample,
     spreads,
+    stability,
     usable_properties,
 )
 from sae_audio.metrics import dead_share, fvu, l0
@@ -120,3 +121,31 @@ def test_spreads_by_hand():
         torch.zeros(2),
     )
     assert spreads(one) == pytest.approx([math.sqrt(2), 1.0, math.sqrt(2)], rel=1e-4)
+
+
+def test_steady_features_are_those_that_come_again():
+    sae, data = trained(), frames()
+    same, other = trained(), trained()
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name in ("W_enc", "b_enc", "W_dec"):
+            same.get_parameter(name).copy_(getattr(sae, name)[..., order] if name != "W_dec" else sae.W_dec[order])
+        other.W_dec[:8] = torch.nn.functional.normalize(torch.randn(8, D_IN, generator=torch.Generator().manual_seed(1)))
+    found = stability(sae, [same], data.latents)
+    assert found["seeds"] == 1 and found["steady"] == pytest.approx({"mean_cosine": 1, "above_0.7": 1, "above_0.9": 1}, abs=1e-5)
+    assert found["random"]["above_0.9"] < 0.5 and found["random"]["mean_cosine"] < 0.9
+    both = stability(sae, [same, other], data.latents)
+    alone = stability(sae, [other], data.latents)
+    assert both["steady"]["mean_cosine"] == pytest.approx((1 + alone["steady"]["mean_cosine"]) / 2, abs=1e-5)
+    assert alone["steady"]["mean_cosine"] < 0.99
+
+
+def test_features_that_never_fire_are_not_matched():
+    sae, data = trained(), frames()
+    silent = trained()
+    with torch.no_grad():
+        silent.W_enc[:, :30], silent.b_enc[:30] = 0, -1
+        fires = (silent.encode(data.latents) > 0).any(0)
+        assert not fires[:30].any() and fires[30:].any()
+        silent.W_dec[:30] = torch.eye(D_IN)[0]
+    assert stability(sae, [silent], data.latents)["steady"]["mean_cosine"] == pytest.approx(1, abs=1e-5)
