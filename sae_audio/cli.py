@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from sae_audio.cli_dataset import add_dataset_options, dataset_of
+from sae_audio.cli_deploy import add_deploy_command
 from sae_audio.cli_generate import add_commands
 from sae_audio.cli_hub import add_hub_commands
 from sae_audio.cli_output import write_json
@@ -158,6 +159,7 @@ def _parser() -> Parser:
 
     add_hub_commands(commands, common)
     add_search_command(commands, common)
+    add_deploy_command(commands, common)
     return parser
 
 
@@ -197,8 +199,9 @@ def _steer(arguments: argparse.Namespace) -> None:
     from sae_audio.bundle import Bundle
     from sae_audio.pipeline import steer
     from sae_audio.report import change_lines, describe_change
+    from sae_audio.steering import parse_features
 
-    features = dict(_feature(text) for text in arguments.feature)
+    features = parse_features(arguments.feature)
     moves = {"pitch": arguments.pitch, "loudness": arguments.loudness, "brightness": arguments.brightness}
     if not features and moves == {"pitch": "0", "loudness": 0.0, "brightness": 0.0}:
         raise ParameterError("nothing to steer; give at least one of --pitch, --loudness, --brightness, --feature")
@@ -307,11 +310,3 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     for written in convert(arguments.space, arguments.source, arguments.output):
         print(f"wrote {written}")
-
-
-def _feature(text: str) -> tuple[int, float]:
-    try:
-        index, strength = text.split("=")
-        return int(index), float(strength)
-    except ValueError:
-        raise ParameterError(f"--feature takes NUMBER=STRENGTH such as 42=1.5, got '{text}'") from None

@@ -193,7 +193,7 @@ def trace(
     check_fits(model, bundle.spec)
     _check_recording(record, probe, listen, request.steps)
     measure = None if listen is None else listener(_codec(model, bundle, space), mel_bands=0)
-    recorder = Recorder(ProbeReader(bundle), measure, set(listen or ()), record, probe, half, on_point)
+    recorder = Recorder(ProbeReader(bundle), measure, set(listen or ()), record, probe, half, on_point, request.steps)
     final, _ = _sample(model, request, bundle, recorder.step, along)
     facts = {"model": model.name, "space": bundle.spec.name, **request.facts()}
     facts |= {"guidance": model.generator.guidance if request.guidance is None else request.guidance}

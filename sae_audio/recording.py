@@ -95,22 +95,25 @@ class Recorder:
         probe: Collection[str],
         half: bool,
         on_point: Callable[[Point], None] | None,
+        steps: int,
     ) -> None:
+        self.points = steps
         self.reader, self.measure, self.listen = reader, measure, listen
         self.probe, self.half, self.on_point = [name for name in SIGNALS if name in probe], half, on_point
-        self.latents: dict[str, list[Tensor]] = {name: [] for name in SIGNALS if name in record}
-        self.posteriors: dict[str, list[Tensor]] = {}
+        self.record = [name for name in SIGNALS if name in record]
+        self.latents: dict[str, Tensor] = {}
+        self.posteriors: dict[str, Tensor] = {}
         self.listened: list[int] = []
         self.measured: list[Descriptors] = []
 
     def step(self, step: Step) -> None:
         """Record a step of the sampler."""
         signals = {name: getattr(step, name) for name in SIGNALS}
-        if missing := [name for name in self.latents if signals[name] is None]:
+        if missing := [name for name in self.record if signals[name] is None]:
             raise ParameterError(f"{missing[0]} cannot be recorded: without guidance there is no null branch")
         found = {name: None if value is None else value.cpu() for name, value in signals.items()}
-        for name, rows in self.latents.items():
-            rows.append(self._kept(found[name]))
+        for name in self.record:
+            self._keep(self.latents, name, step.index, self.points - 1, found[name])
         self._point(step.index, step.t, found)
 
     def finish(self, final: Tensor, times: Tensor, facts: dict) -> Trace:
@@ -120,9 +123,9 @@ class Recorder:
         measured = Descriptors(*(torch.stack(column) for column in zip(*self.measured, strict=True))) if self.measured else None
         return Trace(
             times,
-            self._kept(final),
-            {name: torch.stack(rows) for name, rows in self.latents.items()},
-            {name: torch.stack(rows) for name, rows in self.posteriors.items()},
+            final.half() if self.half else final,
+            self.latents,
+            self.posteriors,
             tuple(self.listened),
             measured,
             facts,
@@ -131,7 +134,7 @@ class Recorder:
     def _point(self, index: int, t: float, found: Mapping[str, Tensor | None]) -> None:
         posteriors = self._read(found)
         for key, p in posteriors.items():
-            self.posteriors.setdefault(key, []).append(self._kept(p))
+            self._keep(self.posteriors, key, index, self.points, p)
         heard = self.measure(found["x1"]) if self.measure is not None and index in self.listen else None
         if heard is not None:
             self.listened.append(index)
@@ -148,5 +151,8 @@ class Recorder:
         read = self.reader(torch.stack([found[name] for name in self.probe]))
         return {f"{key}/{name}": p[i] for key, p in read.items() for i, name in enumerate(self.probe)}
 
-    def _kept(self, values: Tensor) -> Tensor:
-        return values.half() if self.half else values
+    def _keep(self, table: dict[str, Tensor], name: str, index: int, count: int, values: Tensor) -> None:
+        """Write a row of a tensor whose rows are made at once: a list of them would exist twice when it is joined."""
+        if name not in table:
+            table[name] = torch.empty(count, *values.shape, dtype=torch.float16 if self.half else values.dtype)
+        table[name][index] = values

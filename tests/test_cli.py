@@ -329,7 +329,7 @@ def test_a_folder_of_odd_and_bad_files_trains(tmp_path):
 
 
 def test_every_command_has_help(capsys):
-    for command in ("analyse", "steer", "eval", "spaces"):
+    for command in ("analyse", "steer", "generate", "trace", "eval", "spaces", "convert"):
         with pytest.raises(SystemExit) as stop:
             cli.main([command, "--help"])
         assert stop.value.code == 0 and "--debug" in capsys.readouterr().out

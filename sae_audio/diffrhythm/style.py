@@ -162,11 +162,8 @@ def _muq(device: torch.device) -> Any:
         raise ParameterError(f"a style from words or from a clip needs the package muq ({error}); {remedy}") from error
     try:
         return MuQMuLan.from_pretrained(MUQ).to(device).eval()
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # of any of its three models; only the kind, as the text may hold requests
+    # Of any of its three models; only the kind of error, as its text may hold requests.
+    except (OSError, RuntimeError, ValueError) as error:
         raise ParameterError(
             f"{MUQ} could not be loaded ({type(error).__name__}); check the network, or give the style as a .npy file"
         ) from error
