@@ -1,6 +1,8 @@
 """Bundles on the loopback Hub: what a repository shows, and that a token never went where it must not."""
 
 import os
+import re
+import threading
 from dataclasses import replace
 
 import torch
@@ -11,6 +13,26 @@ from sae_audio.sealed import MANIFEST, manifest_of, read_sealed
 
 BESIDE = {"LICENSE": b"terms", "samples/demo.wav": b"RIFF" + bytes(40)}
 """What a user put into the repository beside the bundle."""
+
+
+class Gate:
+    """A fault of the server that holds the first request that matches until it is opened."""
+
+    status, headers, message, drop, lose, truncate, corrupt = None, {}, "", False, False, None, False
+
+    def __init__(self, method, path):
+        self.method, self.path, self.reached, self.opened = method, path, threading.Event(), threading.Event()
+
+    def matches(self, method, path):
+        if method != self.method or not re.search(self.path, path) or self.reached.is_set():
+            return False
+        self.reached.set()
+        return True
+
+    @property
+    def delay(self):
+        self.opened.wait(60)
+        return 0
 
 
 def contents(folder):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_bundles import another, assert_no_leak, command_environment, contents, expected, seed, shown, unlike_any
+from hub_bundles import Gate, another, assert_no_leak, command_environment, contents, expected, seed, shown, unlike_any
 from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from tiny_bundle import tiny_bundle
@@ -184,6 +184,7 @@ def test_a_bundle_pushes_itself(hub, repo_id, first, tmp_path, monkeypatch):
     assert done.private and hub.repo(repo_id)["private"] and not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:.*trying again in")
 def test_what_a_bundle_could_not_push_is_kept(hub, repo_id, first, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     hub.fail("POST", "/commit/", status=503, times=99)
@@ -314,6 +315,14 @@ def test_a_fault_that_stays_leaves_the_version_before_or_the_new_one(
     assert_the_command_goes_on(hub, repo_id, folder)
 
 
+def wait_until(true):
+    """Wait for a state of the server; returns whether it came about."""
+    end = time.monotonic() + 60
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    return true()
+
+
 def assert_the_command_goes_on(hub, repo_id, folder):
     """After the fault a push completes, in one commit in all."""
     hub.reset()
@@ -342,6 +351,7 @@ def test_a_refusal_is_not_repeated_and_says_what_to_do(phase, status, hub, repo_
     assert shown(hub, repo_id) == (before if phase in BEFORE else expected(folder, repo_id))
 
 
+@pytest.mark.filterwarnings("ignore:.*trying again in")
 def test_the_hub_is_waited_for_as_long_as_it_asks_and_no_longer(hub, repo_id, folder, caplog, no_wait):
     hub.fail("POST", "/commit/", status=429, headers={"Retry-After": "31"})
     hub.fail("POST", "/commit/", status=503, headers={"ratelimit": '"api";r=0;t=55'}, nth=2)
@@ -371,10 +381,12 @@ def test_every_answer_to_a_commit_lost_is_one_commit(hub, repo_id, folder):
 def test_a_hub_that_does_not_answer_is_given_up(hub, repo_id, folder, monkeypatch):
     """The commit is made after the client gave up on it, and after it tried again: still one commit."""
     check_push(repo_id)
-    monkeypatch.setattr(client, "PATIENCE", 0.3)
-    hub.fail("POST", "/commit/", delay=0.6)
+    monkeypatch.setattr(client, "PATIENCE", 1.0)
+    gate = Gate("POST", "/commit/")
+    hub.faults.append(gate)
     done = push(folder, repo_id)
-    time.sleep(0.5)
+    gate.opened.set()
+    assert wait_until(lambda: 412 in [call["status"] for call in hub.calls("POST", "/commit/")])
     assert shown(hub, repo_id) == expected(folder, repo_id, beside={})
     assert [commit["oid"] for commit in hub.history(repo_id)[:-1]] == [done.commit]
 
@@ -425,8 +437,8 @@ def test_somebody_else_was_quicker(hub, repo_id, first, files, tmp_path, caplog)
     """Their commit arrives while ours is on its way: theirs stays, ours is refused and not lost."""
     mine, theirs = (unlike_any(files, tmp_path / name) for name in ("mine", "my bundle"))
     seed(hub, repo_id, first)
-    slow = hub.fail("POST", "/commit/", delay=1.0)
-    said = []
+    gate, said = Gate("POST", "/commit/"), []
+    hub.faults.append(gate)
 
     def push_mine():
         with pytest.raises(HubError) as caught:
@@ -435,9 +447,9 @@ def test_somebody_else_was_quicker(hub, repo_id, first, files, tmp_path, caplog)
 
     thread = threading.Thread(target=push_mine)
     thread.start()
-    while slow.seen < 1:
-        time.sleep(0.01)
+    assert gate.reached.wait(60)
     done = push(theirs, repo_id)
+    gate.opened.set()
     thread.join()
     assert f"somebody else published to '{repo_id}' meanwhile, commit {done.commit[:12]}" in said[0] and "to go on:" in said[0]
     assert shown(hub, repo_id) == expected(theirs, repo_id) and len(hub.history(repo_id)) == 3
@@ -475,14 +487,15 @@ def test_four_at_once_leave_whole_versions_only(hub, repo_id, files, tmp_path):
 def test_killed_on_the_way_and_run_again(phase, hub, repo_id, first, folder):
     before = seed(hub, repo_id, first)
     here = contents(folder)
-    stuck = hub.fail(*PHASES[phase], delay=0.7)
+    gate = Gate(*PHASES[phase])
+    hub.faults.append(gate)
     arguments = [sys.executable, "-m", "sae_audio", "push", str(folder), repo_id]
-    process = subprocess.Popen(arguments, cwd=ROOT, env=command_environment(), stderr=subprocess.DEVNULL)
-    while stuck.seen < 1 and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    time.sleep(0.8)  # the server does, or drops, what it had received
+    with subprocess.Popen(arguments, cwd=ROOT, env=command_environment(), stderr=subprocess.DEVNULL) as process:
+        assert gate.reached.wait(60)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    gate.opened.set()  # the server does, or drops, what it had received
+    assert wait_until(lambda: hub.calls(*PHASES[phase]))
     assert shown(hub, repo_id) in (before, expected(folder, repo_id)) and contents(folder) == here
     assert_the_command_goes_on(hub, repo_id, folder)
 
