@@ -165,6 +165,20 @@ def test_duration_is_heard_by_the_model_that_knows_it():
     assert by_length.duration.item() == 100 / 200
 
 
+def test_duration_is_embedded_like_a_start_and_added():
+    """With the weights of the start, duration s is start s once more: as if the start's last layer were doubled."""
+    known = tiny(DiTConfig(**{**TINY.to_dict(), "duration": True}))
+    known.dit.duration_time_embed.load_state_dict(known.dit.start_time_embed.state_dict())
+    doubled = tiny()
+    doubled.load_state_dict({k: v for k, v in known.state_dict().items() if "duration" not in k})
+    for parameter in doubled.dit.start_time_embed.time_mlp[2].parameters():
+        parameter.mul_(2)
+    x, text, where = torch.randn(1, 20, 8), torch.zeros(1, 20, dtype=torch.long), torch.tensor([0.4])
+    contexts = [model.dit.context(x * 0, text, unit(1, 8), where, where) for model in (known, doubled)]
+    found, expected = (m.dit(x, torch.zeros(1), c) for m, c in zip((known, doubled), contexts, strict=True))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_text_positions_end_at_max_frames():
     model = tiny(DiTConfig(**{**TINY.to_dict(), "max_frames": 10}))
     model.dit.text_embed.text_blocks = torch.nn.Identity()
@@ -211,7 +225,8 @@ class Field:
         return torch.randn(frames, self.mel_dim, generator=generator)
 
     def context(self, known, mask, text, style, start, duration):
-        return Context(torch.where(mask[..., None], known, 0.0), text[..., None].float(), style, start, start)
+        duration = start if duration is None else duration
+        return Context(torch.where(mask[..., None], known, 0.0), text[..., None].float(), style, start, duration)
 
     def __call__(self, x, t, context):
         self.times.append(t[0].item())
@@ -253,6 +268,8 @@ def test_guidance_by_hand():
     free = sample(model, style, frames=2, guidance=0, noise=noise, steps=9, hook=steps.append)
     torch.testing.assert_close(free, torch.ones_like(noise))
     assert steps[-1].v_null is None
+    nearly = sample(model, style, frames=2, guidance=9e-6, noise=noise, steps=9)  # as in the original, too little to matter
+    assert torch.equal(nearly, free)
 
 
 def test_a_model_brings_its_own_null_style():
@@ -269,12 +286,13 @@ def test_the_null_branch_has_no_text_and_no_reference():
     reference, text = torch.full((1, 4, 3), 7.0), torch.full((1, 4), 5)
     sample(
         model, unit(1, 4), frames=4, null_style=unit(1, 4, seed=1), text=text, steps=2, seed=0, reference=reference,
-        segments=[[(1, 3)]], start=0.25,
+        segments=[[(1, 3)]], start=0.25, duration=0.5,
     )  # fmt: skip
     context = seen[0]
     assert context.text[..., 0].tolist() == [[5, 5, 5, 5], [0, 0, 0, 0]]
     assert context.cond[..., 0].tolist() == [[7, 0, 0, 7], [0, 0, 0, 0]]
     assert torch.equal(context.style, torch.cat([unit(1, 4), unit(1, 4, seed=1)])) and context.start.tolist() == [0.25, 0.25]
+    assert context.duration.tolist() == [0.5, 0.5]
 
 
 def test_edited_songs_keep_what_was_not_asked_for():
@@ -306,6 +324,16 @@ def test_songs_do_not_depend_on_their_batch():
     chosen = sample(model, style, text=text, seed=[7, 5, 5], **options)
     own = sample(model, style[1:2], text=text[1:2], seed=5, **options)
     torch.testing.assert_close(chosen[1], own[0], rtol=1e-3, atol=1e-4)
+
+
+def test_a_seed_draws_the_original_s_noise():
+    """As after ``torch.manual_seed`` on a CPU; the original gives all songs of a batch the same, here a list of equal seeds."""
+    starts = []
+    model = Field(lambda x, t, context: torch.zeros_like(x))
+    sample(model, unit(2, 4), frames=6, guidance=0, seed=[5, 5], steps=2, hook=lambda step: starts.append(step.x_t))
+    torch.manual_seed(5)
+    expected = torch.randn(6, 3)
+    assert torch.equal(starts[0], torch.stack([expected, expected]))
 
 
 def test_seeds():
