@@ -78,8 +78,14 @@ def reading(source: session.Source, model: Model) -> tuple[session.Source, sessi
 
 
 def request_of(asked: dict, model: Model) -> Request:
-    """Return the request for what a visitor asked: ``style``, ``notes``, ``seconds``, ``steps``, ``guidance``, ``seed``; and for a
-    steered run ``moves`` and ``window``.
+    """Return the request for what a visitor asked.
+
+    Parameters
+    ----------
+    asked : dict
+        ``style``, ``notes``, ``seconds``, ``steps``, ``guidance``, ``seed``; of a steered run also ``moves`` and ``window``.
+    model : Model
+        From ``generator``.
 
     Raises
     ------

@@ -10,8 +10,8 @@ from pathlib import Path
 import gradio as gr
 import torch
 
-from sae_audio.audio import Sound, mixdown
-from sae_audio.errors import ParameterError, SaeAudioError
+from sae_audio.audio import mixdown
+from sae_audio.errors import ParameterError
 from sae_audio.files import write_bytes
 from sae_audio.generators import ETUDE_FLOW, frames_of
 from sae_audio.plots import png
@@ -31,18 +31,22 @@ HEAR = {"concurrency_id": "hear", "concurrency_limit": 2}
 """Decoding one step is short, and does not wait for those who generate."""
 FLOW_NAME = {"étude-flow, here": ETUDE_FLOW, "DiffRhythm, on the GPU": "DiffRhythm"}
 AGAINST = {"This song's own end": "song", "My sound from Explore": "mine"}
-NOTES_HINT = "C4:0.5 E4:0.5 G4:1 rest:0.25 C4+E4+G4:1.5"
+NOTES = "C4:0.5 E4:0.5 G4:0.5 C5:1 B4:0.5 G4:0.5 C5:1.5"
+NOTES_HINT = "C4:0.5 rest:0.25 C4+E4+G4:1"
 ABOUT = """
-**x̂₁** is where the network believes it will end, **x<sub>t</sub>** the noisy state it has reached. A curve says how much of what the
-probes read there is what they read at the end, not whether they are right.
-Most of the rise of an x<sub>t</sub> curve is noise that fades: real sound, noised to the same *t*, rises as well (the control).
-So no order of the curves proves what is decided first, or what can still be moved; that takes an intervention, such as steering
-inside a window.
+**x̂₁** is where the network believes it will end, **xₜ** the noisy state that it has reached. A curve says how much of what the
+probes read there is what they read at the end; not whether they are right.
+
+Much of the rise of an xₜ curve is only noise that fades: sound that was decided from the first, noised to the same flow time,
+rises as well. Draw that control beside it.
+
+So no order of the curves proves what is decided first, or what can still be moved. That takes an intervention: steer inside a
+window.
 """
-ELSEWHERE = (
-    "DiffRhythm itself needs a GPU and its checkpoint (`DIFFRHYTHM=folder or Hub id`), and is not offered here; "
-    "étude-flow is a small generator of the same shape, and says nothing about DiffRhythm."
-)
+ELSEWHERE = """
+DiffRhythm itself is not offered here: it needs a GPU, and `DIFFRHYTHM` set to its folder or Hub id. Étude-flow is a small
+generator of the same shape; what it does is no evidence about DiffRhythm.
+"""
 
 
 def tab(page: Page) -> None:
@@ -50,64 +54,78 @@ def tab(page: Page) -> None:
     made = gr.State(songs.stored(FIRST, session.SHIPPED))
     with gr.Row(elem_id="watch-row"):
         with gr.Column(scale=3, min_width=320):
-            view = trajectory(
-                lambda: songs.view_of(songs.stored(FIRST, flow.reading(session.SHIPPED, flow.generator(ETUDE_FLOW))[0])),
-                elem_id="watch",
-            )
-            gr.Markdown(ABOUT, elem_id="watch-about")
+            view = trajectory(first_look, elem_id="watch")
+            gr.Markdown(ABOUT + ("" if flow.diffrhythm_is_here() else ELSEWHERE), elem_id="watch-about")
         with gr.Column(scale=1, min_width=270, elem_id="watch-form"):
-            stored = gr.Radio(list(STORED_TITLES), value=FIRST, label="Precomputed", elem_id="watch-stored")
+            stored = gr.Radio(list(STORED_TITLES), value=FIRST, label="Precomputed, shown at once", elem_id="watch-stored")
             asked = _form()
             with gr.Row():
                 go = gr.Button("Generate", variant="primary", elem_id="watch-go", min_width=80)
                 stop = gr.Button("Cancel", elem_id="watch-stop", min_width=80)
-            with gr.Accordion("Steer inside a window of steps", open=False, elem_id="watch-steering"):
+            status = gr.HTML("", elem_id="watch-status")
+            with gr.Accordion("Steer inside a window", open=False, elem_id="watch-steering"):
                 loudness = gr.Slider(-12, 12, 0, step=1, label="Loudness, dB")
                 brightness = gr.Slider(-1, 1, 0, step=0.1, label="Brightness, octaves")
                 pitch = gr.Slider(-12, 12, 0, step=1, label="Pitch, semitones")
-                first = gr.Slider(0, 1, 0, step=0.05, label="From flow time (0 noise)")
-                last = gr.Slider(0, 1, 1, step=0.05, label="To flow time (1 result)")
+                first = gr.Slider(0, 1, 0, step=0.05, label="From flow time")
+                last = gr.Slider(0, 1, 1, step=0.05, label="To flow time")
                 steer = gr.Button("Make it again, steered", elem_id="watch-steer")
             with gr.Accordion("Control: noised sound", open=False, elem_id="watch-controls"):
-                against = gr.Radio(list(AGAINST), value=next(iter(AGAINST)), label="Sound that is decided from the first")
+                against = gr.Radio(list(AGAINST), value=next(iter(AGAINST)), label="What is noised")
                 control = gr.Button("Draw the control", elem_id="watch-control")
             export = gr.Button("Export", elem_id="watch-export")
-            files = gr.Files(label="Files", visible=False, elem_id="watch-files")
-    run, step = gr.Textbox("song", visible=False), gr.Number(0, precision=0, visible=False)
+            files = gr.Files(label="Files", interactive=False, visible=False, elem_id="watch-files")
+    run, step = gr.Textbox("song", label="Run", visible=False), gr.Number(0, precision=0, label="Step", visible=False)
     sound, decode = gr.Audio(visible=False), gr.Button(visible=False)
 
-    shown = {"outputs": [view, made], "show_progress": "hidden"}
+    shown = {"outputs": [view, made], "show_progress": "minimal", "show_progress_on": status}
     stored.input(show_stored, [stored, page.bundle], api_name="generate_stored", **shown)
-    going = [
+    making = [
         go.click(generate, [*asked, page.bundle], api_name="generate", **shown, **MODEL),
         steer.click(steered, [loudness, brightness, pitch, first, last, made], api_name="generate_steered", **shown, **MODEL),
         control.click(controlled, [against, made, page.heard], api_name="generate_control", **shown, **MODEL),
     ]
-    stop.click(cancelled, made, view, cancels=going, api_name="generate_cancel", show_progress="hidden")
-    view.hear(hear, made, view, api_visibility="private", show_progress="hidden", **HEAR)
+    go.click(lambda: gr.update(value=None), None, stored, api_visibility="private", show_progress="hidden")
+    for event in making:  # what failed half-way leaves the song that was there before
+        event.failure(cancelled, made, view, api_visibility="private", show_progress="hidden")
+    stop.click(cancelled, made, view, cancels=making, api_name="generate_cancel", show_progress="hidden")
+    quietly = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "multiple"}
+    view.hear(hear, made, view, **quietly, **HEAR)
     decode.click(hear_step, [run, step, made], sound, api_name="generate_hear", **HEAR)
-    export.click(exported, made, files, api_name="generate_export", **HEAR)
+    done = export.click(exported, made, files, api_name="generate_export", **HEAR)
+    done.success(lambda: gr.update(visible=True), None, files, api_visibility="private", show_progress="hidden")
+
+
+def first_look() -> dict:
+    """Return what the tab opens with: a precomputed song, before anything was generated."""
+    return songs.view_of(songs.stored(FIRST, _reader(session.SHIPPED)))
 
 
 def _form() -> list[gr.components.Component]:
     """Lay out what is asked for, in the order of ``generate``'s arguments."""
-    here = flow.diffrhythm_is_here()
-    names = flow.generator(ETUDE_FLOW).generator.style_names
+    here, names = flow.diffrhythm_is_here(), flow.generator(ETUDE_FLOW).generator.style_names
     which = gr.Radio(list(FLOW_NAME), value=next(iter(FLOW_NAME)), label="Generator", visible=here, elem_id="watch-generator")
     style = gr.Dropdown(list(names), value=names[0], label="Style", filterable=True, elem_id="watch-style")
-    notes = gr.Textbox(
-        "", label="Notes (none: its own)", placeholder=NOTES_HINT, lines=2, max_length=flow.MAX_NOTES, elem_id="watch-notes"
-    )
     words = gr.Textbox("", label="Style in words", placeholder="calm piano, rain", max_length=200, visible=False)
+    notes = gr.Textbox(
+        NOTES,
+        label="Notes (empty: its own)",
+        placeholder=NOTES_HINT,
+        lines=2,
+        max_length=flow.MAX_NOTES,
+        elem_id="watch-notes",
+    )
     seconds = gr.Slider(*flow.SECONDS, 5, step=0.5, label="Length, s", elem_id="watch-seconds")
-    steps = gr.Slider(*flow.STEPS, 32, step=1, label="Steps (points in time)", elem_id="watch-steps")
-    guidance = gr.Slider(*flow.GUIDANCE, 0.5, step=0.1, label="Guidance", elem_id="watch-guidance")
     seed = gr.Number(1, precision=0, minimum=0, maximum=flow.SEEDS, label="Seed", elem_id="watch-seed")
-    if here:
-        which.input(_switch, which, [style, notes, words, seconds, guidance], api_visibility="private", show_progress="hidden")
-    else:
-        gr.Markdown(ELSEWHERE, elem_id="watch-elsewhere")
+    with gr.Accordion("Steps and guidance", open=False, elem_id="watch-sampler"):
+        steps = gr.Slider(*flow.STEPS, 32, step=1, label="Steps", elem_id="watch-steps")
+        guidance = gr.Slider(*flow.GUIDANCE, 0.5, step=0.1, label="Guidance", elem_id="watch-guidance")
+    which.input(_switch, which, [style, notes, words, seconds, guidance], api_visibility="private", show_progress="hidden")
     return [which, style, words, notes, seconds, steps, guidance, seed]
+
+
+def _reader(source: Source) -> Source:
+    return flow.reading(source, flow.generator(ETUDE_FLOW))[0]
 
 
 def _switch(which: str) -> tuple:
@@ -118,10 +136,10 @@ def _switch(which: str) -> tuple:
 
 
 @plainly
-def show_stored(title: str, source: Source) -> tuple:
+def show_stored(title: str, source: Source) -> tuple[dict, Made]:
     """Show a precomputed song: its posteriors and curves, at the steps that are stored."""
-    made = songs.stored(title, flow.reading(source, flow.generator(ETUDE_FLOW))[0])
-    return gr.update(value=songs.view_of(made), news=None), made
+    made = songs.stored(title, _reader(source))
+    return songs.view_of(made), made
 
 
 @plainly
@@ -163,7 +181,7 @@ def generate(
     folder = songs.fresh_folder(request)
     _save(trace, folder / "song")
     made = Made(key, str(folder / "song"), source, FLOW_NAME[which], str(folder))
-    yield gr.update(value=songs.save_view(made, songs.finished(key, trace, bundle, how="made just now")), news=None), made
+    yield songs.save_view(made, songs.finished(key, trace, bundle, how="made just now")), made
 
 
 @plainly
@@ -185,14 +203,8 @@ def steered(
     _save(trace, Path(made.folder) / "steered")
     view = songs.view_of(made)
     view["runs"]["steered"] = run_of(trace, found.bundle)
-    sound, rate = songs.sound_of(made, "steered", wanted.steps - 1)
-    view |= {
-        "table": songs.measured_table(base, trace, Sound(sound, rate)),
-        "window": [first, last],
-        "show": "steered",
-        "fresh": "steered",
-    }
-    yield gr.update(value=songs.save_view(made, view) | {"at": uuid.uuid4().hex}, news=None), made
+    view |= {"table": songs.measured_table(base, trace), "window": [first, last], "show": "steered", "fresh": "steered"}
+    yield songs.save_view(made, view), made
 
 
 @plainly
@@ -215,7 +227,7 @@ def controlled(against: str, made: Made, heard: Heard | None, request: gr.Reques
     write_bytes(Path(made.folder) / "control.json", compact_json({**got.facts, "against": against}))
     view = songs.view_of(made)
     view["runs"]["control"] = {"points": [], "read": {}, "curves": curves_of(got.facts["curves"]), "ends": {}}
-    yield gr.update(value=songs.save_view(made, view), news=None), made
+    yield songs.save_view(made, view), made
 
 
 @plainly
@@ -245,7 +257,7 @@ def hear_step(run: str, step: int, made: Made, request: gr.Request) -> str:
 
 
 @plainly
-def exported(made: Made, request: gr.Request) -> dict:
+def exported(made: Made, request: gr.Request) -> list[str]:
     """Write result, curves, trace, figure and settings of the song in view, and of its steered twin, as files."""
     made = songs.kept(made, request)
     view, folder = songs.view_of(made), Path(made.folder)
@@ -260,7 +272,7 @@ def exported(made: Made, request: gr.Request) -> dict:
     settings["bundle"] = made.source._asdict() | {"where": made.source.name}
     write_bytes(folder / "settings.json", (json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     names = ("curves.csv", "trace.json", "emergence.png", "settings.json")
-    return gr.update(value=[*map(str, out), *(str(folder / name) for name in names)], visible=True)
+    return [*map(str, out), *(str(folder / name) for name in names)]
 
 
 def _watched(points: Iterator[Point | Trace], progress: Progress, opening: dict | None = None) -> Iterator[tuple]:

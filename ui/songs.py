@@ -6,23 +6,26 @@ import csv
 import functools
 import io
 import json
+import math
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import gradio as gr
 import torch
+from torch import Tensor
 
-from sae_audio.audio import Sound, write
-from sae_audio.control import AXES, UNITS
-from sae_audio.descriptors import Descriptors
+from sae_audio.audio import write
+from sae_audio.bundle import Bundle
+from sae_audio.calibration import changes, median
+from sae_audio.control import AUDIBLE_DB, AXES, UNITS
+from sae_audio.descriptors import Descriptors, to_db
 from sae_audio.diffrhythm.sampler import time_grid
 from sae_audio.files import write_bytes
 from sae_audio.latent_spaces import CHECKPOINTS
-from sae_audio.pipeline import Steered
-from sae_audio.properties import note_name
-from sae_audio.report import describe_change
+from sae_audio.properties import axis_values, note_name
 from sae_audio.traces import Trace, compact_json, load_trace
 from ui import session
 from ui.session import Source
@@ -31,7 +34,6 @@ from ui.trajectory import run_of, start
 STORED = CHECKPOINTS / "etude-flow" / "traces"
 STORED_TITLES = {"Piano, arpeggio": "piano-arpeggio", "Violin, melody": "violin-melody", "Alto sax, notes of its own": "sax-free"}
 FIRST = "Piano, arpeggio"
-SHOWN_UNITS = {"pitch": "st", "loudness": "dB", "brightness": "oct"}
 
 
 class Made(NamedTuple):
@@ -80,7 +82,8 @@ def view_of(made: Made) -> dict:
 
 
 def save_view(made: Made, view: dict) -> dict:
-    """Keep a view, and return it."""
+    """Keep a view, and return it; marked, so that the page sees it arrive even where nothing else in it is new."""
+    view = {**view, "saved": uuid.uuid4().hex}
     write_bytes(Path(made.folder) / "view.json", compact_json(view))
     return view
 
@@ -89,14 +92,16 @@ def save_view(made: Made, view: dict) -> dict:
 def _stored_view(made: Made) -> dict:
     found = load_trace(made.stem)
     bundle = session.loaded(made.source).bundle
-    return finished(made.key, found, bundle, how="precomputed")
+    view = finished(made.key, found, bundle, how="precomputed")
+    points = view["runs"]["song"]["points"]
+    return view | {"at": points[len(points) // 2]}
 
 
-def finished(key: str, found: Trace, bundle, how: str) -> dict:
+def finished(key: str, found: Trace, bundle: Bundle, how: str) -> dict:
     """Return the view of a finished song."""
     facts = found.facts
     view = start(key, title_of(facts), facts["seconds"], facts["steps"], found.final.shape[1], bundle.properties)
-    details = f"{facts['model']}, {facts['seconds']:g} s, {facts['steps'] - 1} steps, guidance {facts['guidance']:g}"
+    details = f"{facts['model']}, {facts['seconds']:g} s, {facts['steps']} steps, guidance {facts['guidance']:g}"
     return view | {"complete": True, "how": f"{how} · {details}", "runs": {"song": run_of(found, bundle)}}
 
 
@@ -118,26 +123,25 @@ def asked_of(found: Trace) -> dict:
     return asked | {"style": facts.get("words") or facts["style"], "notes": facts.get("notes")}
 
 
-def measured_table(song: Trace, steered: Trace, audio: Sound) -> dict:
+def measured_table(song: Trace, steered: Trace) -> dict:
     """Return what steering changed, measured on the decoded results, in words for the view."""
-    before, after = (Descriptors(*(column[-1].float() for column in side.measured)) for side in (song, steered))
-    found = describe_change(Steered(audio, before, after, torch.ones(before.rms.shape[1])))
-    moves = steered.facts["steering"]["moves"]
+    before, after = (Descriptors(*(column[-1] for column in side.measured)) for side in (song, steered))  # [1, T] each
+    audible = to_db(before.rms) > AUDIBLE_DB
+    moves, (first, stop) = (steered.facts["steering"][key] for key in ("moves", "window"))
     rows = []
-    for name in AXES:
-        unit, change = SHOWN_UNITS[name], found["change"][name]
+    for name, change in zip(AXES, changes(before, after)[0].tolist(), strict=True):
+        unit = UNITS[name]
         rows.append(
             {
                 "title": name.capitalize(),
                 "asked": f"{float(moves[name]):+g} {unit}" if name in moves else None,
-                "before": _said(name, found["before"][name]["median"]),
-                "after": _said(name, found["after"][name]["median"]),
-                "change": "–" if change != change else f"{change:+.2f} {unit}",
+                "before": _said(name, before, audible),
+                "after": _said(name, after, audible),
+                "change": "–" if math.isnan(change) else f"{round(change, 2) + 0:+.2f} {unit}",
             }
         )
-    first, stop = steered.facts["steering"]["window"]
-    caption = f"Measured on the two results, medians over frames; steered from flow time {first:g} to {stop:g}. "
-    return {"caption": caption + ", ".join(f"{SHOWN_UNITS[name]}: {UNITS[name]}" for name in AXES) + ".", "rows": rows}
+    caption = f"Medians over the frames that are audible unsteered. Steered from flow time {first:g} to {stop:g}."
+    return {"caption": caption, "rows": rows}
 
 
 def curves_csv(made: Made, view: Mapping) -> str:
@@ -174,18 +178,21 @@ def sound_file(made: Made, run: str, step: int, path: Path) -> Path:
 
 
 @torch.inference_mode()
-def sound_of(made: Made, run: str, step: int) -> tuple[torch.Tensor, int]:
+def sound_of(made: Made, run: str, step: int) -> tuple[Tensor, int]:
     """Return x̂₁ of a step, decoded: [channels, N] and its rate in Hz."""
     found, space = trace_of(made, run), session.loaded(made.source).space
     nearest = int((found.times - time_grid(found.facts["steps"])[step]).abs().argmin())
     return space.decode(found.at("x1", nearest)[:1]).cpu()[0], space.spec.sample_rate
 
 
-def _said(name: str, value: float | None) -> str:
-    if value is None:
+def _said(name: str, measured: Descriptors, counted: Tensor) -> str:
+    values = axis_values(measured, name)
+    values = values[values.isfinite() & counted]
+    if not values.numel():
         return "none"
+    value = float(median(values, 0))
     if name == "loudness":
         return f"{value:.1f} dBFS"
     if name == "pitch":
-        return f"{note_name(69 + 12 * torch.tensor(value / 440).log2().item())}, {value:.0f} Hz"
-    return f"{value / 1000:.2f} kHz"
+        return f"{note_name(value)}, {440 * 2 ** ((value - 69) / 12):.0f} Hz"
+    return f"{2**value / 1000:.2f} kHz"

@@ -7,8 +7,9 @@
                                             # return gr.update(heard=…)
 
 The value is a dictionary: ``id``, ``complete``, ``title``, ``how`` (live or precomputed), ``seconds``, ``times`` [S], ``columns``
-(frames shown), ``properties``, ``runs`` (``run_of``, by the names ``song``, ``steered``, ``control``), ``window`` and ``table`` of a
-steered run. Pictures of posteriors are 32 levels of the square root of the probability, deflated, in base64: 9 kB per step.
+(frames shown), ``properties``, ``runs`` (``run_of``, by the names ``song``, ``steered``, ``control``), perhaps ``at`` (the step
+to open at), and ``window`` and ``table`` of a steered run. Pictures of posteriors are 32 levels of the square root of the
+probability, deflated, in base64: 9 kB each.
 """
 
 from __future__ import annotations

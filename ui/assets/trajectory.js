@@ -167,7 +167,7 @@ function svg(box, inside, fit = 'xMidYMid meet') {
 
 function draw() {
   const mine = song.runs[run], index = Math.max(0, mine.points.indexOf(step)), slider = one('.scrub');
-  slider.max = Math.max(1, mine.points.length - 1);
+  slider.max = mine.soft ? song.times.length - 1 : Math.max(1, mine.points.length - 1);
   slider.value = index;
   slider.disabled = mine.points.length < 2;
   const last = song.times.length - 1;
@@ -258,7 +258,7 @@ function curves() {
     });
     inside += `<line class="now" x1="${px(song.times[step])}" x2="${px(song.times[step])}" y1="${py(1)}" y2="${py(0)}"/>`;
     const box = made('div', { class: `curve${mine.soft ? ' soft' : ''}`, 'data-property': property.name });
-    box.append(made('h4', {}, property.title), svg(`0 0 ${wide} ${HIGH}`, inside));
+    box.append(made('h3', {}, property.title), svg(`0 0 ${wide} ${HIGH}`, inside));
     return box;
   }));
   legend(mine, control, base);
@@ -454,6 +454,8 @@ narrow.addEventListener('change', () => { if (song) { frame(); draw(); } });
 new ResizeObserver(() => song && curves()).observe(one('.curves'));
 
 watch('value', take);
-watch('news', hear_of);
-watch('heard', heard);
+// Gradio takes any quoted word of this file for the name of an event, and then cannot tell it from a property.
+const [NEWS, HEARD] = Object.keys({ news: 0, heard: 0 });
+watch(NEWS, hear_of);
+watch(HEARD, heard);
 take();
