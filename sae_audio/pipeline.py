@@ -350,7 +350,7 @@ def _changes(bundle: Bundle, moves: Mapping[str, Target], features: Mapping[int,
         vector = _control(bundle, "pitch")
         changes.append((vector, _pitch_change(vector, bundle.properties["pitch"], moves["pitch"], measured) * mask[:, None]))
     for feature, strength in features.items():
-        vector = _feature(bundle, feature)
+        vector = feature_control(bundle, feature)
         changes.append((vector, axis_change(vector, strength * mask)))
     return changes
 
@@ -394,8 +394,8 @@ def _whole(semitones: float) -> int:
     return round(semitones)
 
 
-def _feature(bundle: Bundle, feature: int) -> ControlVector:
-    """A direction that adds the feature's typical activation."""
+def feature_control(bundle: Bundle, feature: int) -> ControlVector:
+    """Return the direction that adds a feature's typical activation; ``ParameterError`` if it has none."""
     typical = bundle.atlas.feature(feature).mean
     if typical <= 0:
         raise ParameterError(f"feature {feature} never fired in training, so it has no typical activation to add")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sae_audio.bundle import Bundle
 from sae_audio.calibration import Move
-from sae_audio.control import ControlVector, note_change, orthogonalise, paper_edit
+from sae_audio.control import ControlVector, axis, note_change, orthogonalise, paper_edit
 from sae_audio.descriptors import Descriptors
 from sae_audio.errors import ParameterError
 
@@ -106,10 +106,16 @@ def probe_row(bundle: Bundle, push: Push) -> Tensor:
     return orthogonalise(row, list(torch.cat(others, 1).T)) if others else row
 
 
+def push_control(bundle: Bundle, push: Push) -> ControlVector:
+    """Return the control that a push uses: the bundle's own, without the other axes where asked, or the probe's row."""
+    if push.mode == "paper":
+        return axis(push.property, "probe", "acts", probe_row(bundle, push))
+    control = bundle.controls[push.property]
+    return _orthogonal(bundle, control) if push.orthogonal else control
+
+
 def _honest(bundle: Bundle, push: Push, measured: Descriptors, mask: Tensor) -> Move:
-    control, prop = bundle.controls[push.property], bundle.properties[push.property]
-    if push.orthogonal:
-        control = _orthogonal(bundle, control)
+    control, prop = push_control(bundle, push), bundle.properties[push.property]
     target = prop.class_index(push.target)
     if control.is_axis:
         missing = prop.centres[target] - prop.axis(measured)

@@ -43,6 +43,7 @@ def every_figure(bundle):
         "heatmap": lambda: plots.activation_heatmap(tone(), RATE, torch.eye(3).repeat(34, 1)[:100], ["1 a", "2 b", "3 c"], 50.0),
         "posteriors": lambda: plots.posteriors(posterior, bundle.properties, steady(), 50.0),
         "before_after": lambda: plots.before_after(steady(), steady(level_db=-26.0), 50.0),
+        "side_by_side": lambda: plots.side_by_side({"a": tone(), "b": tone() / 2, "c": tone(frequency=300.0)}, RATE),
         "training": lambda: plots.training_curves([{"step": 1, "fvu": 0.5, "l0": 3.0, "dead": 0.0, "validation_fvu": 0.6}] * 2),
         "probes": lambda: plots.probe_scores(bundle.metrics["probes"]),
         "decodability": lambda: plots.decodability(points, {"pitch": {"raw latents": 0.4}}),
@@ -52,7 +53,8 @@ def every_figure(bundle):
     }
 
 
-NAMES = ("heatmap", "posteriors", "before_after", "training", "probes", "decodability", "dose", "isolation", "tuning")
+SOUND = ("heatmap", "posteriors", "before_after", "side_by_side")
+NAMES = (*SOUND, "training", "probes", "decodability", "dose", "isolation", "tuning")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -29,13 +29,15 @@ THEME = gr.themes.Base(
     button_border_width="1px",
     button_primary_background_fill="*primary_600",
     button_primary_background_fill_hover="*primary_700",
-    button_primary_background_fill_dark="*primary_500",
+    button_primary_background_fill_dark="*primary_600",
+    link_text_color_dark="*primary_300",
+    link_text_color_visited_dark="*primary_300",
     color_accent_soft_dark="#2e2e5c",
 )
 
 CSS = """
-:root {--quiet: #63636b;}
-.dark {--quiet: #a9a9b3;}
+:root {--quiet: #63636b; --color-accent: #4f46e5;}
+.dark {--quiet: #a9a9b3; --color-accent: #818cf8;}
 .gradio-container {max-width: min(1200px, 100vw) !important; margin: 0 auto;}
 .gradio-container main, .gradio-container main > .column, #tabs {min-width: 0; max-width: 100%;}
 .html-container {padding: 0 !important;}
@@ -60,4 +62,9 @@ CSS = """
 #watch-row {gap: 28px;}
 #watch-about p {font-size: 13px; line-height: 1.5; max-width: 78ch; color: var(--quiet); margin: 0 0 6px;}
 #watch-form {gap: 12px;}
+#steer-sound h2 {font-size: 18px; margin: 0;}
+#steer-sound-row, #steer-actions, #steer-exports {align-items: center; justify-content: flex-start; gap: 8px;}
+#steer-sound-row {gap: 16px;}
+#steer-sound-row > *, #steer-actions > *, #steer-exports > * {flex: 0 0 auto; width: auto; min-width: 0;}
+#steer-go {min-width: 160px;}
 """

@@ -15,7 +15,7 @@ from sae_audio.plots.results import (
     training_curves,
     tuning_map,
 )
-from sae_audio.plots.sound import activation_heatmap, before_after, posteriors
+from sae_audio.plots.sound import activation_heatmap, before_after, posteriors, side_by_side
 from sae_audio.plots.style import png
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "posteriors",
     "probe_scores",
     "shown_trials",
+    "side_by_side",
     "training_curves",
     "tuning_map",
 ]

@@ -13,6 +13,7 @@ from sae_audio.control import AXES
 from sae_audio.descriptors import Descriptors
 from sae_audio.plots.style import BLUE, GREY, MAP, MOST_COLUMNS, RED, class_ticks, colorbar, dress, new_figure, pooled
 from sae_audio.properties import Property, axis_values
+from sae_audio.spectrum import log_mel_db, mel_height
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,6 +111,33 @@ def before_after(before: Descriptors, after: Descriptors, frame_rate: float) -> 
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=11, frameon=False)
     panels[0].set_title("measured on the sound", fontsize=13, loc="left")
     panels[-1].set_xlabel("time (s)", fontsize=12)
+    return figure
+
+
+def side_by_side(sounds: Mapping[str, Tensor], sample_rate: int) -> Figure:
+    """Draw the spectrograms of several sounds of one length beside each other, on one scale of level.
+
+    Parameters
+    ----------
+    sounds : mapping of Tensor [C, N]
+        By title.
+    sample_rate : int
+        Of all of them, in Hz.
+    """
+    levels = {title: log_mel_db(samples, sample_rate) for title, samples in sounds.items()}
+    top = max(float(level.max()) for level in levels.values())
+    figure = new_figure(4.0)
+    panels = figure.subplots(1, len(levels), sharey=True, squeeze=False)[0]
+    marks = [hz for hz in (125, 250, 500, 1000, 2000, 4000, 8000, 16000) if hz < sample_rate / 2]
+    for ax, (title, level) in zip(panels, levels.items(), strict=True):
+        seconds = sounds[title].shape[-1] / sample_rate
+        extent = (0, seconds, 0, 1)
+        image = ax.imshow(
+            level.numpy(), aspect="auto", origin="lower", cmap="magma", vmin=top - 75, vmax=top, extent=extent, rasterized=True
+        )
+        dress(ax, "time (s)", "frequency (Hz)" if ax is panels[0] else "", title)
+        ax.set_yticks([float(mel_height(hz, sample_rate)) for hz in marks], [f"{hz:,}" for hz in marks])
+    colorbar(figure, image, panels, "level (dB)")
     return figure
 
 

@@ -207,16 +207,18 @@ function panel(track, i) {
   const canvas = made('canvas', { role: 'img', 'aria-label': `Spectrogram: ${track.title}` });
   paint(canvas, track.picture);
   const picture = made('div', { class: 'picture' }, canvas, pitchLine(track.f0), made('div', { class: 'cursor', 'aria-hidden': 'true' }));
-  return made('figure', {}, button, picture, ...(i === 2 ? [editBar()] : []));
+  if (i === 2) picture.append(editBar());
+  return made('figure', {}, button, picture);
 }
 
 const NAMES = { pitch: 'Pitch', loudness: 'Loudness', brightness: 'Brightness' };
+const HEADS = ['Original', 'Reconstruction', 'Steered', 'Asked', 'Got', 'Off by'];
 const ABOUT = 'Medians over the audible frames of the edited part, without its fades. Changes are against the reconstruction, so that the codec’s own error does not count.';
 
 function measuredRow({ property, asked, said }) {
   const kept = asked === 0;
   const line = made('tr', {}, made('th', { scope: 'row' }, NAMES[property]));
-  said.forEach((text, i) => line.append(made('td', { class: i === 4 ? 'got' : i === 3 ? 'aim' : kept && i === 5 ? 'kept' : '' }, text)));
+  said.forEach((text, i) => line.append(made('td', { 'data-label': HEADS[i], class: i === 4 ? 'got' : i === 3 ? 'aim' : kept && i === 5 ? 'kept' : '' }, text)));
   if (kept && said[5] !== '–') line.lastChild.append(made('span', { class: 'tag' }, 'off target'));
   return line;
 }
@@ -229,6 +231,7 @@ function drawMeasured() {
 }
 
 function draw() {
+  if (shown && shown.id === props.value?.id) return; // the same result once more: it goes on playing
   stop();
   shown = props.value || null;
   one('.empty').hidden = Boolean(shown);
@@ -246,6 +249,7 @@ function draw() {
   offset = clamp(offset, 0, length());
   one('.length').textContent = `${length().toFixed(2)} s`;
   one('.seek').max = length();
+  if (shown.equal) one('.equal').checked = true;
   loading = loaded();
   loading.catch(() => {});
   say();
@@ -297,6 +301,6 @@ document.addEventListener('keydown', (event) => {
 document.addEventListener('play', () => stop(), true); // another player of the page has started
 new MutationObserver(() => shown && element.querySelectorAll('.picture canvas').forEach((canvas, i) => paint(canvas, shown.tracks[i].picture)))
   .observe(document.body, { attributes: true, attributeFilter: ['class'] });
-root.ab = { position, toggle, seek, choose, state: () => ({ playing, current, ready: buffers.length, mix, context, buffers, startedAt, offset }) };
+root.ab = { position, toggle, seek, choose, state: () => ({ playing, current, ready: buffers.length, mix, context, buffers, startedAt, offset, gains: voices.map(({ gain }) => gain.gain.value) }) };
 watch('value', draw);
 draw();
