@@ -169,8 +169,9 @@ def _eval_results(bundle: Bundle) -> list:
         values.append(("accuracy", f"{prop} probe, balanced accuracy", score))
     data = _data(bundle)
     where = (data.get("dataset") or "custom", data.get("name") or data.get("dataset") or "held-out recordings")
+    part = {f"dataset_{key}": data.get(key) for key in ("config", "split", "revision") if data.get("dataset")}
     return [
-        EvalResult("feature-extraction", *where, key, float(f"{value:.4g}"), metric_name=label)
+        EvalResult("feature-extraction", *where, key, float(f"{value:.4g}"), metric_name=label, **part)
         for key, label, value in values
         if value is not None
     ]

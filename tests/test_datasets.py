@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 import soundfile
 import torch
+from huggingface_hub import ModelCard
 from tiny_bundle import tiny_bundle
 from tiny_models import BUILDERS, tiny_etude
 
@@ -325,9 +326,10 @@ def test_the_main_job_says_where_its_sound_is_from(published, repo_id):
     assert settings == {"dataset": repo_id, "config": None, "split": "train", "column": "audio"}
     card = model_card(replace(tiny_bundle(), provenance=train.provenance(options, data)))
     assert f"datasets: {repo_id}" in card and f"| data.revision | `{published}` |" in card
+    result = ModelCard(card).data.eval_results[0]
+    assert (result.dataset_type, result.dataset_split, result.dataset_revision) == (repo_id, "train", published)
 
 
-@pytest.mark.slow
 def test_train_and_eval(repo_id, hub, tmp_path, capsys):
     clips, content = list(corpus(1, 0, "additive")), []
     for clip in clips:
