@@ -10,9 +10,10 @@ steered song's x̂₁ is set to be g·P away from its twin's, as far as P can te
 would come out up to 1/t times as large. With g the flow leaves the window t_b·P away from its twin, as the twin of a song that
 has all of P would be.
 
-What was not asked for is kept at the twin's: brightness in the same way, with g = 0; loudness as the probe hears it in both x̂₁.
-The network answers a change of timbre with one of level that is little along the direction of loudness, which moves all bands
-alike, and much in the bands that carry the energy. What a window really moves is measured on the sound (``window_trial``).
+What was not asked for is kept at the twin's: brightness in the same way, with g = 0; loudness as the probe hears it in both x̂₁
+(in the twin's with g times the loudness asked for, if any). The network answers a change of timbre with one of level that is
+little along the direction of loudness, which moves all bands alike, and much in the bands that carry the energy. What a window
+really moves is measured on the sound (``window_trial``).
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ def steering_hook(
     mask : Tensor [T], optional
         1 on the frames to steer, 0 elsewhere; all by default.
     hold : bool
-        Keep loudness and brightness, where they are not moved, at the twin's; not where only features are asked for.
+        Keep loudness and brightness at the twin's, or loudness at what was asked; not where only features are asked for.
 
     Raises
     ------
@@ -230,8 +231,8 @@ def steering_hook(
     inside, features = steps_inside(window, times), features or {}
     share = goal(inside, times)
     moves_of(bundle, moves, torch.zeros(1, 1, bundle.spec.d_in), features)  # what cannot be moved is told before the work
-    kept = {name for name in AXES[1:] if hold and moves and name not in moves and name in bundle.controls}
-    held = [_unit(bundle.controls["brightness"])] if "brightness" in kept else []
+    held = {name for name in AXES[1:] if hold and moves and name in bundle.controls}
+    kept = [_unit(bundle.controls["brightness"])] if "brightness" in held - moves.keys() else []
     frames = torch.ones(1) if mask is None else mask
 
     def hook(step: Step) -> Step | None:
@@ -239,13 +240,14 @@ def steering_hook(
             return None
         twin, x1 = step.x1.detach().cpu().float().chunk(2)
         wanted = moves_of(bundle, moves, twin, features)
-        goals = torch.tensor([share] * len(wanted) + [0.0] * len(held))
-        patterns = [(control, change.expand(*x1.shape[:2], -1) * frames[:, None]) for control, change in [*wanted, *held]]
+        goals = torch.tensor([share] * len(wanted) + [0.0] * len(kept))
+        patterns = [(control, change.expand(*x1.shape[:2], -1) * frames[:, None]) for control, change in [*wanted, *kept]]
         missing = goals - _present(x1 - twin, patterns, bundle)
         scaled = [(control, missing[:, i, None, None] * change) for i, (control, change) in enumerate(patterns)]
         edited = apply(x1, bundle.sae, scaled)
-        if "loudness" in kept:
-            edited = _levelled(bundle, edited, twin, frames)
+        if "loudness" in held:
+            louder = [(control, share * change) for control, change in patterns[: len(wanted)] if control.property == "loudness"]
+            edited = _levelled(bundle, edited, apply(twin, bundle.sae, louder), frames)
         return step._replace(x1=torch.cat([twin, edited]).to(step.x1))
 
     return hook
@@ -310,9 +312,9 @@ def _present(difference: Tensor, moves: Sequence[Move], bundle: Bundle) -> Tenso
     return (torch.linalg.pinv(gram, hermitian=True) @ shared[..., None])[..., 0]
 
 
-def _levelled(bundle: Bundle, latents: Tensor, twin: Tensor, frames: Tensor) -> Tensor:
-    """Move latents ``[B, T, d_in]`` along loudness until the probe hears their twin's level, in the mean of audible frames."""
-    control, wanted = bundle.controls["loudness"], _level(bundle, twin)
+def _levelled(bundle: Bundle, latents: Tensor, model: Tensor, frames: Tensor) -> Tensor:
+    """Move latents ``[B, T, d_in]`` along loudness until the probe hears the level of a model, in the mean of audible frames."""
+    control, wanted = bundle.controls["loudness"], _level(bundle, model)
     heard = frames * (wanted > AUDIBLE_DB)
     drift = ((_level(bundle, latents) - wanted) * heard).sum(1) / heard.sum(1).clamp_min(1)
     strength = -drift / slopes(control)[0]
