@@ -22,6 +22,7 @@ ALL_CODECS = [(name, tap) for name, tap in ALL_SPACES if SPACES[name].taps]
 ALL_ENCODERS = [(name, tap) for name, tap in ALL_SPACES if not SPACES[name].taps]
 # A random 7-tap last convolution can put its largest tap anywhere; a trained one looks at the frame itself.
 OVERRIDES = {name: dict(last_kernel_size=1) for name in SPACES if name.startswith("encodec")}
+CAUSAL = ("encodec-24khz", "mimi")
 MADE = {}
 
 
@@ -80,15 +81,22 @@ def test_decode_returns_the_exact_length(space, extra):
 
 
 @every_space
-@pytest.mark.parametrize("frame", [5, 16, 29, 160])
-@pytest.mark.parametrize("place", [0.25, 0.5, 0.75])
-def test_a_click_changes_the_latents_at_its_own_frame(space, frame, place):
-    hop = space.spec.hop_length
-    before = noise(1, space.spec.channels, 170 * hop, level=0.01)
+def test_clicks_change_the_latents_at_their_own_frames(space):
+    """Eleven clicks, each at another place within its frame, so that the places average out what random taps prefer."""
+    hop, around = space.spec.hop_length, 8
+    frames = range(around, 170, 2 * around)
+    before = noise(1, space.spec.channels, 176 * hop, level=0.01)
     after = before.clone()
-    after[..., int((frame + place) * hop)] += 1.0
+    for k, frame in enumerate(frames):
+        after[..., int((frame + (k + 0.5) / len(frames)) * hop)] += 1.0
     change = (space.encode(after) - space.encode(before)).norm(dim=-1)[0]
-    assert abs(int(change.argmax()) - frame) <= 1
+    change = torch.stack([change[frame - around : frame + around] for frame in frames])
+    assert (change.argmax(dim=1) - around).median() == 0
+    profile = change.mean(dim=0) / change.mean(dim=0).max()
+    if space.spec.name in CAUSAL:  # random taps may hear a click best when they hear it last, a frame on, but not before it
+        assert profile[around] > 0.9 and profile[:around].max() < 0.1
+    else:
+        assert profile[around] == 1.0
 
 
 @every_encoder
@@ -114,8 +122,11 @@ def test_strength_zero_is_the_codecs_own_reconstruction_bit_for_bit(space):
 def test_items_of_a_batch_do_not_mix(space):
     audio = noise(3, space.spec.channels, 40 * space.spec.hop_length + 5)
     alone = torch.cat([space.encode(item[None]) for item in audio])
-    same = (space.encode(audio) - alone).abs().amax(-1) < 1e-5
-    assert same.float().mean() > 0.95  # rounding may turn a near tie between two codewords
+    same = (space.encode(audio) - alone).abs().amax(-1) <= 1e-4 * alone.std()  # sums in another order
+    if space.spec.tap == "quantized":  # and a near tie between two codewords may turn
+        assert same.float().mean() > 0.95
+    else:
+        assert same.all()
 
 
 @every_codec
