@@ -181,7 +181,7 @@ def sparsity_figure(rows: Sequence[dict]) -> Figure:
 
 
 def _lines(ax, rows: Sequence[dict], name: str, mode: str, colour: str) -> None:
-    for i, (code, mine) in enumerate(groups_of(rows, "code").items()):
+    for code, mine in groups_of(rows, "code").items():
         middle = {
             sparsity: float(_per_factor(group, rows, name).nanmean())
             for (sparsity,), group in groups_of(mine, "sparsity").items()
@@ -189,7 +189,7 @@ def _lines(ax, rows: Sequence[dict], name: str, mode: str, colour: str) -> None:
         if code == ("dense",):
             ax.axhline(middle[None], color=colour, linestyle="--", label=f"{mode}: dense")
             continue
-        shade = colour if code == ("sae",) else CYCLE[(1 + i) % len(CYCLE)]
+        shade = colour if code == ("sae",) else CYCLE[list(CODES).index(code[0])]
         x = sorted(middle)
         ax.plot([100 * s for s in x], [middle[s] for s in x], color=shade, marker="s", label=f"{mode}: {CODES[code[0]]}")
 

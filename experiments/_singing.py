@@ -54,7 +54,7 @@ class Sizes:
     """Of the paper's SAE, over the training clips in batches of 32."""
     probe_epochs: int = 120
     """Of the paper's probe, likewise."""
-    sae_steps: int = 500
+    sae_steps: int = 300
     """Of the honest SAE, with batches of 256."""
 
 

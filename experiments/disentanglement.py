@@ -4,8 +4,8 @@
     python -m experiments.disentanglement --audio VOCALSET --space ast --factors own      # without the package opensmile
     python -m experiments.disentanglement --demo
 
-Options and caches are those of ``experiments.singing``. Writes disentanglement.json, disentanglement.md and figures: completeness
-and R² by sparsity, completeness by the factors' entropy, families of the best factors.
+Options and caches are those of ``experiments.singing``. Writes disentanglement.json, disentanglement.md and three figures per
+encoder: completeness and R² by sparsity, completeness by the factors' entropy, families of the best factors.
 
 ``paper``: full clips of the test singers, a Lasso scored on the clips that it was fitted on, the ten best factors of each
 representation, completeness on each one's own number of dimensions. ``honest``: fitted on the training singers and scored on the
@@ -29,6 +29,7 @@ from torch import Tensor
 from experiments._clips import factor_table, states
 from experiments._disentanglement_report import entropy_figure, family_figure, lines_of, sparsity_figure
 from experiments._singing import POOLING, Corpus, Job, Sizes, active, encode, fitted_sae
+from experiments._singing_report import groups_of
 from experiments.singing import NOTE, clips_of, corpora, log_of, parser, prepared, rows_of
 from sae_audio import disentanglement as measures
 from sae_audio.cli import guarded
@@ -174,8 +175,9 @@ def main(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     write_bytes(options.out / "disentanglement.json", compact_json({"rows": rows}))
     write_bytes(options.out / "disentanglement.md", ("\n".join(lines) + "\n").encode())
-    for name, draw in {"sparsity": sparsity_figure, "entropy": entropy_figure, "families": family_figure}.items():
-        write_bytes(options.out / f"disentanglement-{name}.png", png(draw(rows)))
+    for (space,), mine in groups_of(rows, "space").items():
+        for name, draw in {"sparsity": sparsity_figure, "entropy": entropy_figure, "families": family_figure}.items():
+            write_bytes(options.out / f"disentanglement-{name}-{space.replace('/', '-')}.png", png(draw(mine)))
     print("\n".join(lines) + f"\nwritten to {options.out}")
 
 

@@ -255,7 +255,7 @@ def test_the_demonstration_says_that_nothing_follows(demo):
     assert made == {
         *("singing.json", "singing.md", "singing-layers.png", "singing-sparsity.png", "singing-reconstruction.png"),
         *("disentanglement.json", "disentanglement.md"),
-        *(f"disentanglement-{name}.png" for name in ("sparsity", "entropy", "families")),
+        *(f"disentanglement-{name}-demo.png" for name in ("sparsity", "entropy", "families")),
     }
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in demo.glob("*.png"))
 
