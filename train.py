@@ -194,7 +194,7 @@ def main(options: argparse.Namespace) -> None:
     """Run the main job."""
     from sae_audio.activations import extract
     from sae_audio.files import write_bytes
-    from sae_audio.hub import check_push, push
+    from sae_audio.hub import check_push, push, push_command
     from sae_audio.latent_spaces import load_latent_space
     from sae_audio.recipe import Recipe, fit_bundle
     from sae_audio.report import metric_lines
@@ -259,8 +259,9 @@ def main(options: argparse.Namespace) -> None:
         say(f"\n{len(store.skipped)} recordings were skipped")
     say(f"\nsaved {options.out}; look into a sound next:\n  python -m sae_audio analyse FILE.wav --bundle {options.out}")
     if options.push_to_hub:
-        say(f"\npublishing {options.push_to_hub}")
-        done = push(options.out, options.push_to_hub, private=options.private, revision=options.revision)
+        how = {"private": options.private, "revision": options.revision}
+        say(f"\npublishing; if this is interrupted: {push_command(options.out, options.push_to_hub, **how)}")
+        done = push(options.out, options.push_to_hub, **how)
         say("\n".join(published_lines(options.push_to_hub, done, options.revision)))
 
 

@@ -90,7 +90,7 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 
 def _size(files: dict[str, bytes]) -> str:
-    return f"{len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB"
+    return f"{len(files) + 1} files, {sum(map(len, files.values())) / 1e6:.1f} MB"  # and the manifest
 
 
 def _contents(bundle: Bundle) -> str:

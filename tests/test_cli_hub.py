@@ -80,7 +80,7 @@ def test_push_pull_verify(hub, repo_id, folder, tmp_path, capsys):
     code, out, err = call(capsys, "pull", repo_id, "-o", tmp_path / "copy")
     assert (code, err) == (0, "") and contents(tmp_path / "copy") == shown(hub, repo_id)
     assert out.splitlines() == [
-        f"{repo_id} at commit {commit}: 12 files, 0.1 MB, each as its manifest says",
+        f"{repo_id} at commit {commit}: 13 files, 0.1 MB, each as its manifest says",
         f"{tmp_path / 'copy'}",
     ]
     code, out, _ = call(capsys, "pull", repo_id, "--revision", "format-1")

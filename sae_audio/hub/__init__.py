@@ -5,6 +5,6 @@ Hub. ``client`` is how: what is tried again, and errors in one line with the nex
 """
 
 from sae_audio.hub.fetch import pull
-from sae_audio.hub.publish import Published, check_push, push
+from sae_audio.hub.publish import Published, check_push, push, push_command
 
-__all__ = ["Published", "check_push", "pull", "push"]
+__all__ = ["Published", "check_push", "pull", "push", "push_command"]

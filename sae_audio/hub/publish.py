@@ -130,11 +130,11 @@ def push(
         with talking(repo_id, revision):
             return _publish(target, files)
     except HubError as error:
-        again = command(folder, repo_id, private=private, revision=revision)
+        again = push_command(folder, repo_id, private=private, revision=revision)
         raise HubError(f"{error}. The bundle is safe in {folder}; to go on: {again}") from error.__cause__
 
 
-def command(folder: str | os.PathLike, repo_id: str, *, private: bool = False, revision: str | None = None) -> str:
+def push_command(folder: str | os.PathLike, repo_id: str, *, private: bool = False, revision: str | None = None) -> str:
     """Return the command line that publishes a folder, as it can be typed on this machine."""
     program = "sae-audio" if shutil.which("sae-audio") else "python -m sae_audio"
     options = ["--private"] * private + (["--revision", revision] if revision else [])
