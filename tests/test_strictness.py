@@ -135,6 +135,13 @@ def test_weights_sign_alike_in_any_precision(name, tmp_path):
     assert same_weights(exact, signature(space)) and exact == signature(space)
 
 
+def test_other_weights_show_beside_a_channel_that_they_share():
+    one, other = noise(768, level=1.0).tolist(), noise(768, level=1.0, seed=1).tolist()
+    assert not same_weights([300.0, *one], [300.0, *other]) and max(map(abs, one + other)) < 0.02 * 300
+    assert same_weights([300.0, *one], [300.001, *(1.001 * x for x in one)]) and same_weights([0.0], [0.0])
+    assert not same_weights([1.0], [1.03]) and not same_weights([1.0, 1.0], [1.0])
+
+
 def test_a_frame_of_wavtokenizer_at_one_channel_a_group(tmp_path):
     name = "wavtokenizer-75"
     space = load_latent_space(name, source=shutil.copytree(BUILDERS[name](tmp_path / "a", name), tmp_path / "b"))

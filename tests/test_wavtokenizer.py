@@ -297,6 +297,12 @@ def test_an_unexpected_tensor_is_named(tmp_path, key):
         load_latent_space("wavtokenizer-75", source=tmp_path)
 
 
+def test_an_untrained_codebook_is_refused(tmp_path):
+    save_lightning({**state_of(), f"{CODEBOOK}.inited": torch.zeros(1)}, tmp_path / "x.ckpt")
+    with pytest.raises(LatentSpaceError, match=r"has an untrained codebook \(.*inited is 0\)"):
+        load_latent_space("wavtokenizer-75", source=tmp_path)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "a list", "another model"])
 def test_a_file_that_is_no_checkpoint_is_named_in_one_line(folder, tmp_path, damage):
     file = tmp_path / "x.ckpt"

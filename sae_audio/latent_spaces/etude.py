@@ -23,10 +23,10 @@ class EtudeCodec(Codec):
     ----------
     model : SpectralVAE
         The network.
+    tap : str
+        ``mean``.
     repo : str
-        Folder that the weights come from.
-    device : str or torch.device
-        Where to compute.
+        What to call the source of the weights in ``spec``.
 
     Examples
     --------
@@ -36,11 +36,11 @@ class EtudeCodec(Codec):
     (torch.Size([1, 50, 64]), torch.Size([1, 1, 16000]))
     """
 
-    def __init__(self, model: SpectralVAE, repo: str, device: str | torch.device = "cpu") -> None:
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval().requires_grad_(False)
+    def __init__(self, model: SpectralVAE, tap: str = "mean", repo: str = "") -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.device = next(model.parameters()).device
         cfg = model.config
-        self.spec = LatentSpec("etude-codec", repo, None, cfg.sample_rate, 1, cfg.hop_length, cfg.d_latent, "mean")
+        self.spec = LatentSpec("etude-codec", repo, None, cfg.sample_rate, 1, cfg.hop_length, cfg.d_latent, tap)
 
     @classmethod
     def load(cls, folder: Path, device: str | torch.device = "cpu", tap: str = "mean") -> EtudeCodec:
@@ -51,8 +51,8 @@ class EtudeCodec(Codec):
         LatentSpaceError
             A file is missing or damaged, or a tensor is missing, unexpected or of the wrong shape; the message names it.
         """
-        folder = Path(folder)
-        return cls(load_codec(folder), f"{folder.resolve().parent.name}/{folder.resolve().name}", device)
+        folder = Path(folder).resolve()
+        return cls(load_codec(folder).to(device), tap, f"{folder.parent.name}/{folder.name}")
 
     def _encode(self, audio: Tensor) -> Tensor:
         frames, hop, reach = self.spec.n_frames(audio.shape[-1]), self.spec.hop_length, self.model.encoder_reach

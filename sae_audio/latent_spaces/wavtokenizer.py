@@ -107,7 +107,7 @@ class WavTokenizer(Codec):
         ------
         LatentSpaceError
             The file is missing or damaged, or a tensor is missing, unexpected or misshapen; the message names it. The optimiser's
-            state and what ``UNUSED`` lists are ignored.
+            state and what ``UNUSED`` lists are ignored. Or its codebook was never trained.
         """
         file = checkpoint_file(Path(path))
         tensors = {key: value for key, value in read_tensors(file).items() if not re.match(UNUSED, key)}
@@ -168,6 +168,7 @@ def build(checkpoint: Checkpoint) -> Networks:
     from transformers.models.encodec.modeling_encodec import EncodecEncoder, EncodecVectorQuantization
 
     ratios = strides(checkpoint)
+    check_trained(checkpoint)
     codebook_size, d_in = checkpoint.shape(f"{QUANTIZER}_codebook.embed", 2)
     config = EncodecConfig(
         use_causal_conv=False,
@@ -179,6 +180,14 @@ def build(checkpoint: Checkpoint) -> Networks:
     )
     decoder = FourierDecoder(decoder_config(checkpoint, math.prod(ratios)))
     return filled(Networks(EncodecEncoder(config), EncodecVectorQuantization(config), decoder), checkpoint)
+
+
+def check_trained(checkpoint: Checkpoint) -> None:
+    """Raise ``LatentSpaceError`` for a codebook without codewords, which the original code would fit to the first sound."""
+    inited = f"{QUANTIZER}_codebook.inited"
+    checkpoint.shape(inited, 1)
+    if not checkpoint.tensors[inited].all():
+        raise LatentSpaceError(f"{checkpoint.path} has an untrained codebook ({inited} is 0); get a checkpoint that was trained")
 
 
 def strides(checkpoint: Checkpoint) -> list[int]:
