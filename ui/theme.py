@@ -62,6 +62,8 @@ CSS = """
 #watch-row {gap: 28px;}
 #watch-about p {font-size: 13px; line-height: 1.5; max-width: 78ch; color: var(--quiet); margin: 0 0 6px;}
 #watch-form {gap: 12px;}
+#watch-stored .wrap {align-items: center;}
+#watch-stored .wrap::before {content: "Precomputed"; color: var(--quiet); font-size: 13px;}
 #steer-sound h2 {font-size: 18px; margin: 0;}
 #steer-sound-row, #steer-actions, #steer-exports {align-items: center; justify-content: flex-start; gap: 8px;}
 #steer-sound-row {gap: 16px;}
