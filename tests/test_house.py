@@ -18,7 +18,7 @@ LAYERS = {
     **dict.fromkeys(
         ["sae", "metrics", "descriptors", "properties", "probes", "control", "calibration", "atlas", "naming", "tally"], 1
     ),
-    **dict.fromkeys(["activity", "denoising", "disentanglement", "factors", "spectrum"], 1),
+    **dict.fromkeys(["activity", "denoising", "disentanglement", "factors", "spectrum", "catalogue", "feature_map"], 1),
     **dict.fromkeys(["audio", "latent_spaces", "etude", "diffrhythm", "activations", "training", "vocalset"], 2),
     **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "control_file", "hub", "plots", "traces"], 3),
     **dict.fromkeys(["evaluation", "pipeline", "pushes", "outcome", "recipe", "report", "cli", "__main__", "__init__"], 4),
