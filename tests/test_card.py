@@ -1,13 +1,16 @@
 """The model card: metadata that the Hub can read, every number from the metrics, nothing that was not measured."""
 
 import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 from tiny_bundle import SPEC, tiny_bundle
 
-from sae_audio.card import model_card, table
+from sae_audio.card import addressed, model_card, table
+from sae_audio.latent_spaces import SPACES
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,69 @@ def test_base_model_of_a_space_from_the_hub(made):
     data = ModelCard(text).data
     assert data.base_model == "facebook/encodec_24khz" and data.license == "cc-by-nc-4.0"
     assert "https://huggingface.co/facebook/encodec_24khz" in text
+
+
+LICENCES = {
+    "stable-audio-vae": (
+        "other",
+        "stable-audio-community",
+        "It asks that what is built on the model says *Powered by Stability AI*",
+    ),
+    "diffrhythm-vae": ("other", "stable-audio-community", "comes with a copy of the licence"),
+    "encodec-24khz": (
+        "other",
+        "see-base-model",
+        "not stated on the card. It binds here too. Where none is stated nothing is granted",
+    ),
+    "encodec-32khz": ("cc-by-nc-4.0", None, "CC BY-NC 4.0 (MusicGen). It binds here too."),
+    "wavtokenizer-75": ("mit", None, "MIT. It binds here too."),
+    "hf:user/model": ("other", "see-base-model", "see its card. It binds here too."),
+}
+
+
+@pytest.mark.parametrize("name", LICENCES)
+def test_the_licence_of_the_base_model_is_carried_over_where_it_binds(name, made):
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import train
+
+    identifier, named, told = LICENCES[name]
+    repo = SPACES[name].source if name in SPACES else "user/model"
+    options = train.parse(["--space", name])
+    given = train.provenance(options, {"name": "songs"})
+    text = model_card(replace(made, spec=replace(SPEC, name=name, repo=repo, revision="0" * 40), provenance=given))
+    data = ModelCard(text, ignore_metadata_errors=False).data
+    assert (data.license, data.license_name, data.base_model) == (identifier, named, repo)
+    assert data.license_link == (f"https://huggingface.co/{repo}" if named else None)
+    assert data.to_dict()["base_model_relation"] == "adapter"
+    assert (name in data.tags) == (name in SPACES)  # hf:user/model would be no tag
+    assert told in text.split("## Licence")[1].split("## Provenance")[0]
+
+
+def test_no_licence_is_claimed_for_our_own_codec(card):
+    assert "## Licence" not in card and ModelCard(card).data.license == "apache-2.0"
+
+
+def test_a_data_set_of_the_hub_is_named(made):
+    data = ModelCard(model_card(replace(made, provenance={"data": {"name": "songs", "dataset": "user/songs"}}))).data
+    assert data.datasets == "user/songs" and {r.dataset_type for r in data.eval_results} == {"user/songs"}
+
+
+def test_a_published_card_names_the_repository(card):
+    text = addressed(card, "user/name")
+    assert "FOLDER" not in text and text.count("--bundle user/name\n") == 2
+    assert 'from_pretrained("user/name")' in text and 'load_from_disk(snapshot_download("user/name"))' in text
+    assert "from huggingface_hub import snapshot_download\nfrom sae_lens import SAE" in text
+    branch = addressed(card, "user/name", "dev")
+    assert branch.count("--bundle user/name --revision dev\n") == 2
+    assert 'from_pretrained("user/name", revision="dev")' in branch
+    assert 'load_from_disk(snapshot_download("user/name", revision="dev"))' in branch
+    assert addressed("my own words about a FOLDER", "user/name") == "my own words about a FOLDER"
+
+
+def test_numbers_have_something_to_compare_with(card):
+    section = card.split("## Reconstruction")[1].split("\n## ")[0]
+    assert "| fraction of variance unexplained | 0.123 | 1: the mean of the latents |" in section
+    assert "| active features per frame (l0) | 3 | 6: channels of the latents, 16: all features |" in section
 
 
 def test_probe_table_has_baselines_majority_and_counts(card):

@@ -2,16 +2,20 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hub_bundles import another, assert_no_leak, command_environment, contents, expected, seed, shown, unlike_any
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-from tiny_bundle import SPEC, tiny_bundle
+from safetensors.torch import load_file, save_file
+from test_bundle import LOAD_IN_SAE_LENS
+from tiny_bundle import SPEC, tiny_bundle, tiny_latents
 
 from sae_audio.bundle import Bundle
 from sae_audio.errors import BundleError, HubError
@@ -429,3 +433,17 @@ def test_what_hf_download_gets_loads(hub, published, tmp_path):
     (tmp_path / "copy" / "sae.safetensors").write_bytes(b"x")
     with pytest.raises(BundleError, match="damaged"):
         Bundle.from_pretrained(tmp_path / "copy")
+
+
+@pytest.mark.slow
+def test_sae_lens_loads_what_hf_download_gets(hub, published, first, tmp_path):
+    """The real package, in the environment of its own that benchmarks/sae_training.py builds."""
+    python = runpy.run_path(str(ROOT / "benchmarks" / "sae_training.py"))["environment"]("sae-lens")
+    save_file({"x": tiny_latents()}, tmp_path / "x.safetensors")
+    cached = hf("download", published, "--quiet", "--cache-dir", tmp_path / "cache").strip()
+    hf("download", published, "--local-dir", tmp_path / "copy")
+    for folder in (cached, tmp_path / "copy"):
+        arguments = [str(folder), str(tmp_path / "x.safetensors"), str(tmp_path / "out.safetensors")]
+        subprocess.run([python, "-c", LOAD_IN_SAE_LENS, *arguments], check=True, cwd=tmp_path)
+        ours = Bundle.from_pretrained(folder).sae.encode(tiny_latents())
+        assert torch.allclose(load_file(tmp_path / "out.safetensors")["acts"], ours, atol=1e-5)
