@@ -1,7 +1,8 @@
 """The app in a real browser, for every test that needs a page: write ``pytest_plugins = ["browser"]`` and take its fixtures.
 
-``app_url`` is one running app for the whole test run, ``open_page`` opens it as one visitor. A page that logged an error to the
-console, or asked any other machine for anything, fails its test when it is closed.
+``app_url`` is one running app for the whole test run, ``open_page`` opens it as one visitor, ``run_app`` starts another app and
+``axe`` finds what is inaccessible. A page that logged an error to the console, or asked any other machine for anything, fails its
+test when it is closed.
 """
 
 import contextlib
@@ -64,6 +65,12 @@ def _answering(app: subprocess.Popen, url: str, log: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def run_app() -> Callable[..., contextlib.AbstractContextManager[str]]:
+    """``with run_app(NAME="value") as url``: another app, with its own environment."""
+    return running_app
+
+
+@pytest.fixture(scope="session")
 def app_url() -> Iterator[str]:
     """Address of one running app."""
     with running_app() as url:
@@ -85,14 +92,20 @@ def chromium():
 
 @pytest.fixture
 def open_page(app_url, chromium) -> Iterator[Callable]:
-    """Open the app as one visitor: ``page = open_page()``; ``path="?feature=42"``, ``width=390``, ``dark=True``, ``url=…``."""
+    """Open the app as one visitor: ``page = open_page()``; ``path="?feature=42"``, ``width=390``, ``dark=True``, ``url=…``.
+
+    ``logs="Waveform"`` allows console errors that start so.
+    """
     opened = []
 
-    def open_one(path: str = "", *, width: int = 1280, height: int = 900, dark: bool = False, url: str = app_url):
+    def open_one(
+        path: str = "", *, width: int = 1280, height: int = 900, dark: bool = False, url: str = app_url, logs: str = "\0"
+    ):
         scheme = "dark" if dark else "light"
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True)
         page, errors, asked = context.new_page(), [], []
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        wrong = lambda message: message.type == "error" and not message.text.startswith(logs)  # noqa: E731
+        page.on("console", lambda message: errors.append(message.text) if wrong(message) else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         opened.append((context, errors, asked))
@@ -109,8 +122,13 @@ def open_page(app_url, chromium) -> Iterator[Callable]:
     assert hosts <= {"127.0.0.1"}
 
 
-def axe_violations(page) -> list[str]:
-    """Serious and critical accessibility violations that axe-core finds on a page, as ``rule: element`` lines."""
+@pytest.fixture(scope="session")
+def axe() -> Callable[..., list[str]]:
+    """``axe(page)``: serious and critical violations that axe-core finds on a page, as ``rule: element`` lines."""
+    return _violations
+
+
+def _violations(page) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page).response["violations"]

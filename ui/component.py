@@ -26,7 +26,8 @@ def component(name: str, value: Any = None, *, server: list[Callable] | None = N
     server : list of callable
         Functions that the script may call as ``await server.NAME(argument)``; what comes from the browser is not to be trusted.
     **kwargs
-        Of ``gr.HTML``; anything else becomes ``props.NAME`` for the script, and ``gr.update(NAME=…)`` changes it.
+        Of ``gr.HTML``; anything else becomes ``props.NAME`` for the script, and ``gr.update(NAME=…)`` changes it. The script must
+        not have such a NAME in quotes: Gradio would take it for an event.
     """
     html, css, js = ((ASSETS / f"{name}.{kind}").read_text() for kind in ("html", "css", "js"))
     return gr.HTML(

@@ -26,6 +26,8 @@ from ui.shared import Page, show
 from ui.timeline import activation_of, picture, timeline, track
 
 BOOST = 3.0
+RECORDED = "audio"
+"""What Gradio calls the file of a recording."""
 SAID = {"alone": "feature {f} alone", "remove": "without feature {f}", "boost": "feature {f} ×3"}
 HINT = f"WAV, FLAC, OGG, MP3 or AIFF, up to {MAX_SECONDS:g} s. It is deleted when you close the page."
 
@@ -67,10 +69,10 @@ def tab(page: Page) -> None:
     look = {"fn": look_at, "inputs": [page.bundle, page.heard, kept, page.feature], "outputs": [card, view, table, kept]}
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
 
-    brought = gr.on(
-        [sound.upload, sound.stop_recording], bring, [sound, page.bundle], [*drawn, sound], api_name="analyse", **MODEL
-    )
-    brought.then(**look, **hidden)
+    brought = {"fn": bring, "inputs": [sound, page.bundle], "outputs": [*drawn, sound]} | MODEL
+    for event in (sound.upload(**brought, api_name="analyse"), sound.stop_recording(**brought, api_visibility="private")):
+        event.then(**look, **hidden)
+        event.failure(lambda: None, None, sound, **hidden)
     for button, example in zip(buttons, EXAMPLES, strict=True):
         shown = button.click(
             _example(example.key), page.bundle, drawn, api_name=f"example_{example.key.replace('-', '_')}", show_progress="hidden"
@@ -79,10 +81,10 @@ def tab(page: Page) -> None:
     page.bundle.change(again, [page.bundle, page.heard], drawn, api_name="analyse_again", **MODEL).then(**look, **hidden)
 
     for component in (view, table, card):
-        component.pick(picked, None, page.feature, queue=False, **hidden)
+        component.pick(picked, None, page.feature, **hidden)
     page.feature.change(**look, api_name="feature", show_progress="hidden")
     way, number = gr.Textbox(visible=False), gr.Number(visible=False, precision=0)
-    card.hear(asked, None, [way, number], queue=False, **hidden).then(
+    card.hear(asked, None, [way, number], **hidden).then(
         hear,
         [page.bundle, page.heard, kept, number, way],
         [view, measured],
@@ -90,7 +92,7 @@ def tab(page: Page) -> None:
         show_progress_on=measured,
         **MODEL,
     )
-    card.steer(taken, None, [page.feature, page.tabs], queue=False, **hidden)
+    card.steer(taken, None, [page.feature, page.tabs], **hidden)
     number.change(chosen, number, page.feature, api_name="choose_feature", show_progress="hidden")
 
     gr.api(corpus_moment, api_name="corpus_moment")
@@ -105,9 +107,10 @@ def tab(page: Page) -> None:
 def bring(upload: str | None, source: Source, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
     """Analyse a sound of up to 60 s: returns its name, the picture with all curves, and the features that fire, ranked."""
     if upload is None:
-        raise ParameterError("no sound arrived; choose a file, or record again for at least a second")
+        raise ParameterError("no sound arrived; choose a sound file")
     progress(0.1, desc="Reading the sound")
-    heard = session.bring(upload, _title(upload), request)
+    stem = Path(upload).stem
+    heard = session.bring(upload, "Recording" if stem == RECORDED else stem.replace("_", " ")[:80], request)
     progress(0.3, desc="Looking for features")
     return *_drawn(source, heard), None
 
@@ -177,7 +180,7 @@ def chosen(feature: int | None):
 
 @plainly
 def corpus_moment(recording: str, time: float) -> dict:
-    """Return 1.5 s of a clip of the synthesised corpus from a moment on: ``wav`` (base64) and ``timbre``, or ``error`` in words."""
+    """Return 1.5 s of a synthesised corpus clip from a moment on: ``wav`` (base64) and ``timbre``, or ``error`` in words."""
     return moment({"recording": recording, "time": time})
 
 
@@ -243,10 +246,6 @@ def _kept(source: Source, heard: Heard | None, kept: Kept | None) -> Kept:
 
 def _sparse(kept: Kept) -> Kept:
     return kept._replace(view=kept.view._replace(acts=kept.view.acts.to_sparse()))
-
-
-def _title(upload: str) -> str:
-    return Path(upload).stem.replace("_", " ")[:80]
 
 
 def _measured(found: Audition, name: str, title: str) -> str:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ui import atlas, bundles, explore, generate, session, steer, theme
 from ui.examples import EXAMPLES, seen
-from ui.limits import KEPT_SECONDS, MAX_FILE, WAITING
+from ui.limits import KEPT_SECONDS, MAX_FILE, QUICK, WAITING
 from ui.shared import TABS, Page, show
 
 
@@ -42,7 +42,7 @@ def launch() -> None:
     """Serve the page; the bundle is loaded while the first visitor's browser is still fetching it."""
     threading.Thread(target=session.loaded, args=[session.SHIPPED], daemon=True).start()
     on_a_space = "SPACE_ID" in os.environ
-    build().queue(max_size=WAITING, default_concurrency_limit=4).launch(
+    build().queue(max_size=WAITING, default_concurrency_limit=QUICK).launch(
         server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if on_a_space else "127.0.0.1"),
         max_file_size=MAX_FILE,
         show_error=False,

@@ -12,6 +12,7 @@ Whatever it needs from the others is in ``Page``:
 Handlers are wrapped in ``guard.plainly``, have a docstring (the API shows it) and an ``api_name``; those that run a model take
 ``**limits.MODEL``, and the function that runs it ``@gpu(duration=…)``. States do not travel by API: an event that an API user
 needs takes what it needs from components, or is called after the events that set the states in the same ``gradio_client``.
+Not ``queue=False``: the page does not follow a state that such an event changes.
 """
 
 from __future__ import annotations

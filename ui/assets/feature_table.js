@@ -14,6 +14,8 @@ const COLUMNS = [
   ['Peak', 'Largest activation in this sound', ''],
 ];
 const DIGITS = [0, 0, 2, 1, 1, 2];
+// Gradio takes any quoted word of this file for the name of an event, and then cannot tell it from a property.
+const [CHOSEN] = Object.keys({ chosen: 0 });
 let sort = { column: 3, down: true };
 
 function heads() {
@@ -61,7 +63,7 @@ element.addEventListener('click', (event) => {
 });
 element.addEventListener('input', draw);
 watch('value', draw);
-watch('chosen', () => element.querySelectorAll('tbody tr').forEach((line) => {
+watch(CHOSEN, () => element.querySelectorAll('tbody tr').forEach((line) => {
   line.setAttribute('aria-selected', +line.dataset.feature === props.chosen);
 }));
 draw();

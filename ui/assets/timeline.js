@@ -8,6 +8,8 @@ const made = (tag, attributes = {}, text = '') => {
 const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const UNDEFINED = 255;
+// Gradio takes any quoted word of this file for the name of an event, and then cannot tell it from a property.
+const [TRACKS, CHOSEN] = Object.keys({ tracks: 0, chosen: 0 });
 
 let sound = null; // what is drawn: the value
 let players = []; // one audio element per track; only the current one plays
@@ -99,7 +101,7 @@ function drawChosen() {
   if (!chosen) return;
   const row = sound.features.findIndex((feature) => feature.feature === chosen.feature);
   if (row >= 0) element.querySelector('.lanes .features').append(made('div', { class: 'band', style: `top:${17 * row}px` }));
-  const [left, right] = lane('chosen', `${chosen.feature} ${chosen.name}`);
+  const [left, right] = lane('chosen one', `${chosen.feature} ${chosen.name}`);
   right.append(overlay(bytes(chosen.data), true));
   one('.gutter .features').after(left);
   one('.lanes .features').after(right);
@@ -391,8 +393,8 @@ document.addEventListener('sae:seek', (event) => {
 // ---- what Python sends
 
 watch('value', draw);
-watch('chosen', () => { drawChosen(); show(); });
-watch('tracks', () => {
+watch(CHOSEN, () => { drawChosen(); show(); });
+watch(TRACKS, () => {
   if (!sound) return;
   const time = now();
   load([{ ...props.value.sound, short: 'Your sound' }, ...props.tracks]);

@@ -9,7 +9,10 @@ const made = (tag, attributes = {}, text = '') => {
 const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const UNDEFINED = 255, LEVELS = 31;
-const KINDS = { agreement: 'Agreement with the end', bounded: 'Bounded emergence' };
+const KINDS = {
+  agreement: ['Agreement', 'Share of frames whose most probable class is that of the end'],
+  bounded: ['Bounded emergence', 'Way made from noise beside the way left to the end: a / (a + b), over all classes'],
+};
 const RUNS = { song: 'A  unsteered', steered: 'B  steered' };
 
 let song = null; // the value, with what the news added
@@ -122,7 +125,11 @@ function frame() {
   second.classList.add('second');
   one('.maps').append(second);
   second.hidden = !narrow.matches;
-  one('.kinds').replaceChildren(...Object.entries(KINDS).map(([key, title]) => radio(title, key === kind, () => { kind = key; frame(); draw(); })));
+  one('.kinds').replaceChildren(...Object.entries(KINDS).map(([key, [title, means]]) => {
+    const button = radio(title, key === kind, () => { kind = key; frame(); draw(); });
+    button.title = means;
+    return button;
+  }));
   const shown = Object.keys(RUNS).filter((name) => song.runs[name] && song.runs[name].points.length);
   one('.runs').hidden = shown.length < 2;
   one('.runs').replaceChildren(...shown.map((name) => radio(RUNS[name], name === run, () => choose(name))));
@@ -258,10 +265,17 @@ function curves() {
     });
     inside += `<line class="now" x1="${px(song.times[step])}" x2="${px(song.times[step])}" y1="${py(1)}" y2="${py(0)}"/>`;
     const box = made('div', { class: `curve${mine.soft ? ' soft' : ''}`, 'data-property': property.name });
-    box.append(made('h3', {}, property.title), svg(`0 0 ${wide} ${HIGH}`, inside));
+    const title = made('h3', {}, property.title), decided = mine.soft ? null : mine.curves[property.name]?.decided?.x1;
+    if (kind === 'agreement' && typeof decided === 'number') title.append(made('span', {}, `x̂₁ ≥ 90 % from t = ${between(decided).toFixed(2)}`));
+    box.append(title, svg(`0 0 ${wide} ${HIGH}`, inside));
     return box;
   }));
   legend(mine, control, base);
+}
+
+function between(point) { // flow time at a point between two steps
+  const low = Math.min(Math.floor(point), song.times.length - 2);
+  return song.times[low] + (point - low) * (song.times[low + 1] - song.times[low]);
 }
 
 function legend(mine, control, base) {
