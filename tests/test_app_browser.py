@@ -195,7 +195,7 @@ def test_a_recording_is_analysed(explore):
     time.sleep(2)
     explore.click("#bring .stop-button")
     explore.wait_for_function("document.querySelector('#sound-name').innerText.includes('Recording')", timeout=60_000)
-    assert 1 < explore.evaluate(f"{AUDIO}[0].duration") < 6
+    explore.wait_for_function(f"{AUDIO}[0].duration > 1 && {AUDIO}[0].duration < 10")
 
 
 def test_a_bad_file_is_answered_in_words_and_the_sound_before_stays(explore, tmp_path):

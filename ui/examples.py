@@ -86,8 +86,11 @@ def by_key(key: str) -> Example:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return what changes when a bundle changes: its manifest lists the sha256 of every file."""
-    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    """Return what changes when a bundle sees something else: a digest of the files that decide what is drawn."""
+    digest = hashlib.sha256()
+    for name in ("sae.safetensors", "probes.safetensors", "atlas.safetensors", "atlas.json"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
 
 
 def make() -> dict:
