@@ -54,14 +54,14 @@ def tab(page: Page) -> None:
     made = gr.State(songs.stored(FIRST, session.SHIPPED))
     with gr.Row(elem_id="watch-row"):
         with gr.Column(scale=3, min_width=320):
+            stored = gr.Radio(list(STORED_TITLES), value=FIRST, label="Precomputed", container=False, elem_id="watch-stored")
             view = trajectory(first_look, elem_id="watch")
             gr.Markdown(ABOUT + ("" if flow.diffrhythm_is_here() else ELSEWHERE), elem_id="watch-about")
         with gr.Column(scale=1, min_width=270, elem_id="watch-form"):
-            stored = gr.Radio(list(STORED_TITLES), value=FIRST, label="Precomputed, shown at once", elem_id="watch-stored")
             asked = _form()
             with gr.Row():
-                go = gr.Button("Generate", variant="primary", elem_id="watch-go", min_width=80)
-                stop = gr.Button("Cancel", elem_id="watch-stop", min_width=80)
+                go = gr.Button("Generate", variant="primary", size="md", elem_id="watch-go", min_width=80)
+                stop = gr.Button("Cancel", size="md", elem_id="watch-stop", min_width=80)
             status = gr.HTML("", elem_id="watch-status")
             with gr.Accordion("Steer inside a window", open=False, elem_id="watch-steering"):
                 loudness = gr.Slider(-12, 12, 0, step=1, label="Loudness, dB")
@@ -69,11 +69,11 @@ def tab(page: Page) -> None:
                 pitch = gr.Slider(-12, 12, 0, step=1, label="Pitch, semitones")
                 first = gr.Slider(0, 1, 0, step=0.05, label="From flow time")
                 last = gr.Slider(0, 1, 1, step=0.05, label="To flow time")
-                steer = gr.Button("Make it again, steered", elem_id="watch-steer")
+                steer = gr.Button("Make it again, steered", size="md", elem_id="watch-steer")
             with gr.Accordion("Control: noised sound", open=False, elem_id="watch-controls"):
                 against = gr.Radio(list(AGAINST), value=next(iter(AGAINST)), label="What is noised")
-                control = gr.Button("Draw the control", elem_id="watch-control")
-            export = gr.Button("Export", elem_id="watch-export")
+                control = gr.Button("Draw the control", size="md", elem_id="watch-control")
+            export = gr.Button("Export", size="md", elem_id="watch-export")
             files = gr.Files(label="Files", interactive=False, visible=False, elem_id="watch-files")
     run, step = gr.Textbox("song", label="Run", visible=False), gr.Number(0, precision=0, label="Step", visible=False)
     sound, decode = gr.Audio(visible=False), gr.Button(visible=False)
@@ -85,7 +85,7 @@ def tab(page: Page) -> None:
         steer.click(steered, [loudness, brightness, pitch, first, last, made], api_name="generate_steered", **shown, **MODEL),
         control.click(controlled, [against, made, page.heard], api_name="generate_control", **shown, **MODEL),
     ]
-    go.click(lambda: gr.update(value=None), None, stored, api_visibility="private", show_progress="hidden")
+    making[0].success(lambda: gr.update(value=None), None, stored, api_visibility="private", show_progress="hidden")
     for event in making:  # what failed half-way leaves the song that was there before
         event.failure(cancelled, made, view, api_visibility="private", show_progress="hidden")
     stop.click(cancelled, made, view, cancels=making, api_name="generate_cancel", show_progress="hidden")
