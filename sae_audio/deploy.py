@@ -137,7 +137,8 @@ def deploy_space(
     ParameterError
         The folder is no clone, or its README.md describes no such Space. Nothing was sent.
     HubError
-        The Hub refuses the settings, or the account (402: see ``FREE``), or could not be reached. The Space shows the version before or this one.
+        The Hub refuses the settings, or the account (402: see ``FREE``), or could not be reached. The Space shows the version
+        before or this one.
     """
     from huggingface_hub import HfApi, constants
 
