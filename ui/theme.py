@@ -41,7 +41,10 @@ CSS = """
 .gradio-container {max-width: min(1200px, 100vw) !important; margin: 0 auto;}
 .gradio-container main, .gradio-container main > .column, #tabs {min-width: 0; max-width: 100%;}
 .html-container {padding: 0 !important;}
-@media (max-width: 700px) {.gradio-container .main {padding: 8px 12px !important;}}
+@media (max-width: 700px) {
+  .gradio-container .main {padding: 8px 12px !important;}
+  #hint p {text-align: left !important;}
+}
 #heading h1 {font-size: 22px; font-weight: 700; margin: 8px 0 0;}
 #heading p {margin: 2px 0 6px; color: var(--quiet);}
 #sound-name h2 {font-size: 18px; margin: 6px 0 0;}
@@ -53,8 +56,8 @@ CSS = """
 #bring [data-testid="upload-icon"] {width: 22px; margin: 0;}
 #bring .upload-container {height: auto !important;}
 #examples p {margin: 0;}
-#hint {margin-left: auto;}
-#hint p {color: var(--quiet); font-size: 13px;}
+#hint {flex: 1 1 260px !important;}
+#hint p {color: var(--quiet); font-size: 13px; text-align: right;}
 #examples {flex: 1 1 100%; flex-direction: row; flex-wrap: wrap; align-items: center; gap: 8px;}
 #examples > * {flex: 0 0 auto; width: auto; min-width: 0;}
 #exports {justify-content: flex-start; gap: 8px;}
@@ -62,6 +65,9 @@ CSS = """
 #watch-row {gap: 28px;}
 #watch-about p {font-size: 13px; line-height: 1.5; max-width: 78ch; color: var(--quiet); margin: 0 0 6px;}
 #watch-form {gap: 12px;}
+#watch-exports {justify-content: flex-start; gap: 8px;}
+#watch-exports button {flex: 0 0 auto; min-width: 0;}
+#watch-status .error, #watch-status .clear-status {display: none;}
 #watch-stored .wrap {align-items: center;}
 #watch-stored .wrap::before {content: "Precomputed"; color: var(--quiet); font-size: 13px;}
 #steer-sound h2 {font-size: 18px; margin: 0;}
@@ -69,4 +75,7 @@ CSS = """
 #steer-sound-row {gap: 16px;}
 #steer-sound-row > *, #steer-actions > *, #steer-exports > * {flex: 0 0 auto; width: auto; min-width: 0;}
 #steer-go {min-width: 160px;}
+#atlas-actions {align-items: end; justify-content: flex-start; gap: 8px;}
+#atlas-actions > * {flex: 0 0 auto; width: auto; min-width: 0;}
+#atlas-row {gap: 28px;}
 """
