@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -230,3 +231,19 @@ def test_the_page_fits_and_is_accessible(open_page, axe, width, dark):
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate("document.body.classList.contains('dark')") == dark
     assert axe(page) == []
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="server-side rendering needs node")
+def test_the_page_rendered_by_the_server_is_the_same(run_app, open_page):
+    with run_app(GRADIO_SSR_MODE="True", GRADIO_NODE_SERVER_NAME="127.0.0.1") as url:
+        page = open_page(url=url)
+        page.wait_for_selector("#card h2")
+        page.click("#example-chords")
+        page.wait_for_function("document.querySelector('#sound-name').innerText.includes('Chords')")
+        row = page.locator("#timeline .row").nth(2)
+        number = row.get_attribute("data-feature")
+        row.click()
+        page.wait_for_function(f"document.querySelector('#card h2').innerText.startsWith('{number}')")
+        page.click("#timeline .play")
+        page.wait_for_function(f"{AUDIO}[0].currentTime > 0.2")
+        page.close()

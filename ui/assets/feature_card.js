@@ -35,7 +35,7 @@ function tuning({ title, classes, rate, bits }) {
   const labels = classes.map((name, i) => (rate[i] === null ? `${name}: not in the corpus` : `${name}: fires in ${(100 * rate[i]).toFixed(1)} %`));
   const best = classes[rate.indexOf(most)];
   const caption = `${title}: fires most at ${best}, in ${(100 * most).toFixed(0)} % of the time`;
-  const note = made('span', { class: 'quiet' }, `up to ${(100 * most).toFixed(most < 0.1 ? 1 : 0)} %, at ${best}`);
+  const note = made('span', { class: 'quiet' }, `${(100 * most).toFixed(most < 0.1 ? 1 : 0)} % at ${best}`);
   return chart([title, note], rate.map((value) => (most ? (value ?? 0) / most : 0)), labels, [classes[0], classes.at(-1)], caption);
 }
 
@@ -60,7 +60,9 @@ function draw() {
   if (!card) { box.replaceChildren(made('p', { class: 'quiet' }, 'Choose a feature to see what it stands for.')); return; }
   const fires = card.here && card.here.length > 0;
   const why = !card.audible ? 'This latent space cannot be decoded to sound' : !fires ? 'It does not fire in this sound' : null;
-  const actions = Object.entries(WAYS).map(([way, text]) => made('button', { type: 'button', 'data-way': way, title: why, disabled: why && '' }, text));
+  const elsewhere = card.here === null; // a card without a sound: it can be seen and heard in one on the other tab
+  const see = made('button', { type: 'button', class: 'see', title: 'Open it in the Explore tab' }, 'See it in your sound →');
+  const actions = elsewhere ? [see] : Object.entries(WAYS).map(([way, text]) => made('button', { type: 'button', 'data-way': way, title: why, disabled: why && '' }, text));
   const steer = made('button', { type: 'button', class: 'steer', title: 'Take it to the Steer tab' }, 'Steer with it →');
   const facts = made('dl', {}, ...card.facts.map(([key, value]) => made('div', {}, made('dt', {}, key), made('dd', {}, value))));
   const here = (card.here ?? []).map(([time, value]) => made('button', { type: 'button', 'data-here': time, 'aria-label': `Play this sound from ${time} s, activation ${value}` },
@@ -74,8 +76,10 @@ function draw() {
     made('h2', {}, made('span', {}, String(card.feature)), card.name),
     made('p', {}, card.evidence),
     made('div', { class: 'actions' }, ...actions, steer),
-    head('Strongest moments in this sound', 'with the activation; plays from the peak'),
-    card.here === null ? quiet('Bring a sound first.') : fires ? chips(...here) : quiet('It does not fire in this sound.'),
+    ...(elsewhere ? [] : [
+      head('Strongest moments in this sound', 'with the activation; plays from the peak'),
+      fires ? chips(...here) : quiet('It does not fire in this sound.'),
+    ]),
     head('Strongest moments in the corpus', card.playable ? 'synthesised again as you listen' : 'the recordings are not part of the bundle'),
     corpus.length ? chips(...corpus) : quiet('It never fired.'),
     made('p', { class: 'problem', role: 'status' }),
@@ -110,6 +114,7 @@ element.addEventListener('click', (event) => {
   else if (here) document.dispatchEvent(new CustomEvent('sae:seek', { detail: { to: VIEW, time: Math.max(0, here - 0.1), until: +here + 1.4, play: true } }));
   else if (recording) play(button);
   else if (feature) trigger('pick', { feature: +feature });
+  else if (button.classList.contains('see')) trigger('explore', { feature: props.value.feature });
   else if (button.classList.contains('steer')) trigger('steer', { feature: props.value.feature });
 });
 element.append(player);
