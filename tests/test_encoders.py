@@ -70,9 +70,9 @@ def extracted(folder, audio, front):
 
 
 def close(actual, expected):
-    """Equal to 1e-5 of the expected spread, and that signal is not flat."""
+    """Equal to 1e-4 of the expected spread, and that signal is not flat."""
     assert actual.shape == expected.shape and expected.std() > 1e-2
-    assert (actual - expected).abs().max() <= 1e-5 * expected.std()
+    assert (actual - expected).abs().max() <= 1e-4 * expected.std()
 
 
 # Against transformers ---------------------------------------------------------------------------------------------------------
@@ -212,12 +212,52 @@ def test_long_clips_run_in_windows_blended_where_they_overlap(folder, window, mo
     latents = space.encode(audio)
     assert latents.shape == (2, 2 * window + 6, space.spec.d_in) and len(seen) == 3 and len({shape[1] for shape in seen}) <= 2
     starts = [0, window - overlap, window + 6]
-    alone = [space.encode(audio[..., start * hop : (start + window) * hop]) for start in starts]
+    if isinstance(space, WaveformEncoder):  # what runs in windows are the blocks
+        with torch.inference_mode():
+            features = space.model.feature_extractor(space._padded(audio))
+            alone = [space.blocks.hidden_states(features[..., start : start + window], [2])[0] for start in starts]
+    else:
+        alone = [space.encode(audio[..., start * hop : (start + window) * hop]) for start in starts]
     close(latents[:, : window - overlap], alone[0][:, : window - overlap])
     fade = ((torch.arange(overlap) + 0.5) / overlap)[:, None]
     mixed = (1 - fade) * alone[0][:, window - overlap :] + fade * alone[1][:, :overlap]
     close(latents[:, window - overlap : window], mixed)
     close(latents[:, 2 * window - overlap :], alone[2][:, window - overlap - 6 :])
+
+
+def swinging(samples):
+    """Noise whose level swings by 26 dB and grows tenfold."""
+    t = torch.arange(samples) / samples
+    return noise(2, 1, samples, level=1.0) * 0.01 * 10 ** (t + 0.65 * torch.sin(20 * t))
+
+
+@of("hubert-base", "wav2vec2-base", "hubert-large", "data2vec-audio")
+@pytest.mark.parametrize("samples", [1, 320, 320 * 16, 320 * 100 + 1])
+def test_the_convolutions_of_a_clip_in_windows_are_those_of_the_whole(folder, samples, monkeypatch):
+    monkeypatch.setattr("sae_audio.latent_spaces.waveform_encoder.CONVOLVED", 1)
+    space, audio = load(folder), swinging(samples).double()
+    space.model.double()
+    seen = []
+    last = space.model.feature_extractor.conv_layers[-1]
+    hook = last.register_forward_hook(lambda module, args, y: seen.append(y.shape[-1]))
+    with torch.inference_mode():
+        features = space._features(audio)
+        hook.remove()
+        whole = space.model.feature_extractor(space._padded(audio))
+    assert whole.std() > 1e-2 and (features - whole).abs().max() < 1e-12
+    assert max(seen) <= 16 and sum(seen) == -(-samples // 320)
+
+
+@of("hubert-base")
+def test_the_level_of_a_window_is_measured_against_the_whole_clip(folder, monkeypatch):
+    space, audio = load(folder, layer=0), swinging(16_000 * 12)
+    whole = space.encode(audio)
+    monkeypatch.setattr("sae_audio.latent_spaces.waveform_encoder.WINDOW", 4.0)
+
+    def off(latents):
+        return (latents - whole[:, : latents.shape[1]]).std() / whole.std()
+
+    assert off(space.encode(audio)) < 0.02 < 0.2 < off(space.encode(audio[..., : 16_000 * 4]))
 
 
 # Files ------------------------------------------------------------------------------------------------------------------------

@@ -33,8 +33,7 @@ class Blocks:
     def __init__(self, model: nn.Module, tapped: int, holder: str = "") -> None:
         self.whole = model
         self.tapped = tapped
-        tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self.short = deepcopy(model, tensors)  # what the second argument holds is taken as it is, not copied
+        self.short = sharing(model)
         inner = self.short.get_submodule(holder)
         inner.layers = inner.layers[: max(tapped, 1)]  # the input of the first block is recorded where it runs
 
@@ -43,6 +42,12 @@ class Blocks:
         model = self.short if max(layers) <= self.tapped else self.whole
         states = model(inputs, output_hidden_states=True).hidden_states
         return torch.stack([states[layer] for layer in layers])
+
+
+def sharing(model: nn.Module) -> nn.Module:
+    """Return a copy of a model that shares all its tensors, and whose modules can be replaced."""
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return deepcopy(model, tensors)  # what the second argument holds is taken as it is, not copied
 
 
 def feature_extractor(kind: type, folder: str | Path) -> Any:

@@ -10,16 +10,19 @@ Frames: the convolutions see 400 samples every 320, so 40 zeros go before the cl
 frame: frame ``i`` is then centred in its samples, and there are no frames of padding for attention to see. As in the feature
 extractor, the clip as a whole is brought to mean 0 and variance 1 first, where the checkpoint asks for it.
 
-Clips over 30 s run in windows of 30 s, blended over the 5 s that neighbours share. Windows change the result, since every frame
-attends to all others and since the base models (``feat_extract_norm`` ``group``) normalise their first convolution over all
-frames that they see. Measured on random weights (12 blocks of 768 channels) with 70 s of noise whose level swings and grows
-tenfold, as RMS of the difference to one run over the whole clip, relative to the RMS around the mean: 0.40 at layer 0 and 0.43 at
-layer 12 with that normalisation; 0.004 and 0.03 in the large models' layout, which normalises each frame alone.
+The convolutions run over the clip in windows that leave no trace; where the first of them is normalised over time (the base
+models, ``feat_extract_norm`` ``group``), mean and variance of the whole clip are measured before. The blocks attend to all frames
+that they see: clips over 30 s go through them in windows of 30 s, blended over the 5 s that neighbours share, and that changes
+the result. Measured on random weights (12 blocks of 384 channels, convolutions of 256) with 70 s of noise whose level swings by
+20 dB and grows tenfold, as RMS of the difference to one run over the whole clip, relative to the RMS around the mean: 0.003 at
+layer 0 and 0.08 at layer 12 for a base model (0.47 and 0.48 if each window were normalised by itself); 0.004 and 0.03 in the
+large models' layout, which normalises each frame alone. A MERT that runs its own code gets the waveform in such windows, with
+its convolutions in them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,14 +32,16 @@ from torch.nn.functional import pad
 
 from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.base import Encoder, layer_of, layer_tap
-from sae_audio.latent_spaces.blocks import Blocks, feature_extractor
+from sae_audio.latent_spaces.blocks import Blocks, feature_extractor, sharing
 from sae_audio.latent_spaces.loading import pretrained, read_config
 from sae_audio.latent_spaces.mert import load_mert
-from sae_audio.latent_spaces.windows import blended
+from sae_audio.latent_spaces.windows import blended, frames_at_once
 from sae_audio.spec import LatentSpec
 
 WINDOW = 30.0
-"""Longest stretch that the model sees at once, in seconds."""
+"""Longest stretch that the blocks see at once, in seconds."""
+CONVOLVED = 100
+"""Frames that go through the convolutions at once on a CPU, all items of the batch together: 2 s."""
 MODELS = {
     "hubert": "HubertModel",
     "wavlm": "WavLMModel",
@@ -81,7 +86,12 @@ class WaveformEncoder(Encoder):
         self.n_layers = config.num_hidden_layers
         self.field, hop_length = _reach(config.conv_kernel, config.conv_stride)
         tap = layer_tap(tap, self.n_layers)
-        self.blocks = Blocks(model, layer_of(tap), "encoder")
+        # A checkpoint's own code may make more of the waveform than its convolutions do; it gets the waveform.
+        self.convolves = type(model).__module__.startswith("transformers.models.")
+        rest = sharing(model)
+        if self.convolves:
+            rest.feature_extractor = nn.Identity()
+        self.blocks = Blocks(rest, layer_of(tap), "encoder")
         self.spec = LatentSpec(
             name=config.model_type,
             repo=repo,
@@ -112,16 +122,71 @@ class WaveformEncoder(Encoder):
 
     def _hidden_states(self, audio: Tensor, layers: Sequence[int]) -> Tensor:
         window = round(WINDOW * self.spec.frame_rate)
-        run = partial(self._window, layers)
+        windows = dict(step_out=1, window=window, overlap=window // 6)
         x = normalised(audio) if self.normalize else audio
-        return blended(run, x, step_in=self.spec.hop_length, step_out=1, window=window, overlap=window // 6).mT
+        if self.convolves:
+            return blended(partial(self._states, layers), self._features(x), step_in=1, **windows).mT
+        return blended(lambda x: self._states(layers, self._padded(x)), x, step_in=self.spec.hop_length, **windows).mT
 
-    def _window(self, layers: Sequence[int], x: Tensor) -> Tensor:
-        """Return the hidden states ``[len(layers), B, d_in, T]`` of one window ``[B, 1, n]``."""
+    def _states(self, layers: Sequence[int], x: Tensor) -> Tensor:
+        """Return the hidden states ``[len(layers), B, d_in, T]`` of one window of what the blocks' model takes."""
+        return self.blocks.hidden_states(x, layers).mT
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Return ``[B, (T - 1) * hop + field]`` for ``[B, 1, n]``: each frame centred in the samples that it sees."""
         hop, samples = self.spec.hop_length, x.shape[-1]
         before = (self.field - hop) // 2
-        after = (self.spec.n_frames(samples) - 1) * hop + self.field - before - samples
-        return self.blocks.hidden_states(pad(x[:, 0], (before, after)), layers).mT
+        return pad(x[:, 0], (before, (self.spec.n_frames(samples) - 1) * hop + self.field - before - samples))
+
+    def _features(self, x: Tensor) -> Tensor:
+        """Return what the convolutions make of a clip ``[B, 1, n]``, ``[B, C, T]``, in windows that leave no trace."""
+        hop, frames, x = self.spec.hop_length, self.spec.n_frames(x.shape[-1]), self._padded(x)
+        window = frames_at_once(x, CONVOLVED, 1)
+        first, *others = self.model.feature_extractor.conv_layers
+        if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
+            first = normalised_over(x, first, window * hop)
+        out = []
+        for start in range(0, frames, window):
+            y = first(x[:, None, start * hop : (min(start + window, frames) - 1) * hop + self.field])
+            for layer in others:
+                y = layer(y)
+            out.append(y)
+        return torch.cat(out, dim=-1)
+
+
+def normalised_over(clip: Tensor, layer: nn.Module, window: int) -> Callable[[Tensor], Tensor]:
+    """Return a convolution with its group norm, one group a channel, that normalises any part of a clip as it does the whole.
+
+    Mean and variance over the clip come from those of its parts: μ = Σ nᵢ μᵢ / n, σ² = Σ nᵢ (σᵢ² + (μᵢ - μ)²) / n.
+
+    Parameters
+    ----------
+    clip : Tensor [B, n]
+        All that the convolution would see at once.
+    layer : Module
+        With ``conv``, ``layer_norm`` and ``activation``.
+    window : int
+        Samples that it sees at once here.
+    """
+    (kernel,), (stride,), norm = layer.conv.kernel_size, layer.conv.stride, layer.layer_norm
+    total, part = (clip.shape[-1] - kernel) // stride + 1, max(window // stride, 1)
+
+    def convolved(x: Tensor) -> Tensor:
+        y = layer.conv(x)
+        return y.to(torch.promote_types(y.dtype, torch.float32))  # statistics and norm in full precision
+
+    counts, moments = [], []
+    for start in range(0, total, part):
+        stop = min(start + part, total)
+        counts.append(stop - start)
+        y = convolved(clip[:, None, start * stride : (stop - 1) * stride + kernel])
+        moments.append(torch.stack(torch.var_mean(y, dim=-1, correction=0, keepdim=True)))
+    variances, means = torch.stack(moments, dim=1)  # each [parts, B, C, 1]
+    shares = torch.tensor(counts).to(means).view(-1, 1, 1, 1) / total
+    mean = (shares * means).sum(dim=0)
+    variance = (shares * (variances + (means - mean).square())).sum(dim=0)
+    gain = norm.weight[:, None] * (variance + norm.eps).rsqrt()
+    return lambda x: layer.activation((convolved(x) - mean) * gain + norm.bias[:, None])
 
 
 def normalised(audio: Tensor) -> Tensor:
