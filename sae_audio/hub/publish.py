@@ -18,6 +18,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -272,16 +273,24 @@ def _tag(target: Target, commit: str) -> str:
     """Let the tag of the format version point at the commit; a tag cannot be moved, so the old one is deleted first."""
     tag, api, repo_id = tag_of(FORMAT_VERSION), target.api, target.repo_id
 
-    def point() -> None:
+    def tagged() -> str | None:
         try:
-            old = api.repo_info(repo_id, revision=tag).sha
+            return api.repo_info(repo_id, revision=tag).sha
         except RevisionNotFoundError:
-            old = None
-        if old == commit:
+            return None
+
+    def point() -> None:
+        old = tagged()
+        if old == commit or api.repo_info(repo_id).sha != commit:  # a push that came later tags its own
             return
         if old is not None:
-            api.delete_tag(repo_id, tag=tag)
-        api.create_tag(repo_id, tag=tag, revision=commit)
+            with suppress(RevisionNotFoundError):
+                api.delete_tag(repo_id, tag=tag)
+        try:
+            api.create_tag(repo_id, tag=tag, revision=commit)
+        except HfHubHTTPError as error:
+            if status_of(error) != 409 or tagged() is None:  # a push of the same moment has made it
+                raise
 
     retried(point)
     return tag
