@@ -15,6 +15,7 @@ from tiny_models import BUILDERS, TAPS, noise, tiny_space
 from sae_audio.control import apply, axis, axis_change
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.latent_spaces import CHECKPOINTS, SPACES, Codec, Encoder, load_latent_space
+from sae_audio.latent_spaces.signature import same_weights, signature
 from sae_audio.sae import SAEConfig, build_sae
 
 ALL_SPACES = [(name, tap) for name in BUILDERS for tap in TAPS[name]]
@@ -160,6 +161,52 @@ def test_loading_is_quiet_and_leaves_the_random_state_alone(name, tmp_path, capf
     assert torch.equal(before, torch.get_rng_state())
     assert capfd.readouterr() == ("", "")
     assert space.spec.tap == (SPACES[name].taps[0] if SPACES[name].taps else f"layer {space.n_layers // 2}")
+
+
+# Devices and precisions -------------------------------------------------------------------------------------------------------
+
+ADAPTERS = [
+    *("etude-codec", "encodec-24khz", "encodec-32khz", "encodec-48khz", "dac-24khz", "mimi", "stable-audio-vae"),
+    *("wavtokenizer-40", "hubert-base", "wavlm-base-plus", "mert-v1-95m", "whisper-tiny", "ast"),
+]
+KINDS = [(name, tap, {}) for name in ADAPTERS for tap in TAPS[name]]
+KINDS += [("diffrhythm-vae", "mean", dict(how=how)) for how in ("traced", "frozen")]  # its weights, and its own code
+CLOSE = {"float32": 0.01, "bfloat16": 0.05, "float16": 0.01}
+"""RMS of the difference to float32 on a CPU, over the spread: a GPU's convolutions are in TF32, of 11 bits, unless told."""
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("cpu", "bfloat16"),
+        pytest.param("cuda", "float32", marks=pytest.mark.gpu),
+        pytest.param("cuda", "bfloat16", marks=pytest.mark.gpu),
+        pytest.param("cuda", "float16", marks=pytest.mark.gpu),
+    ],
+)
+@pytest.mark.parametrize(("name", "tap", "how"), KINDS, ids=lambda value: str(value).replace(" ", "-"))
+def test_devices_and_precisions_agree(name, tap, how, device, dtype, tmp_path, monkeypatch):
+    folder = BUILDERS[name](tmp_path / "model", name, **how)
+    exact = load_latent_space(name, tap=tap, source=folder)
+    if device == "cpu":  # refused, since it is slow; the sums are those of an accelerator
+        monkeypatch.setattr("sae_audio.latent_spaces.check_precision", lambda *_: None)
+    space = load_latent_space(name, tap=tap, source=folder, device=device, dtype=dtype)
+    assert {tensor.device.type for tensor in (*space.model.parameters(), *space.model.buffers())} <= {device}
+    assert space.device.type == device and (tap == "quantized" or same_weights(signature(exact), signature(space)))
+
+    def agree(found, expected, limit=CLOSE[dtype]):
+        assert found.device.type == device and found.dtype == torch.float32 and found.shape == expected.shape
+        assert (found.cpu() - expected).std() <= limit * expected.std()
+
+    audio = noise(2, space.spec.channels, 20 * space.spec.hop_length + 3)
+    latents = exact.encode(audio)
+    for given in (audio, audio.to(device)):
+        agree(space.encode(given), latents, limit=0.4 if tap == "quantized" else CLOSE[dtype])  # codewords near a tie turn
+    if isinstance(space, Encoder):
+        agree(space.encode_layers(audio), exact.encode_layers(audio))
+    else:
+        agree(space.decode(latents, like=audio), exact.decode(latents, like=audio))
+        agree(space.decode(latents.to(device)), exact.decode(latents))
 
 
 # What can go wrong ------------------------------------------------------------------------------------------------------------

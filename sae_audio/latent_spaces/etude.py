@@ -64,6 +64,11 @@ class EtudeCodec(Codec):
         return torch.cat(chunks, dim=1)
 
     def _decode(self, latents: Tensor, n_samples: int, like: Tensor | None) -> Tensor:
+        with torch.autocast(latents.device.type, enabled=False):  # phases are made of magnitudes, and take every digit
+            return self._synthesised(latents)[:, None, :n_samples]
+
+    def _synthesised(self, latents: Tensor) -> Tensor:
+        """Return ``[B, T * hop_length]`` for ``[B, T, d_in]``."""
         frames, hop, reach = latents.shape[1], self.spec.hop_length, self.model.decoder_reach
         chunks, turned = [], 0.0
         for start in range(0, frames, CHUNK):
@@ -75,4 +80,4 @@ class EtudeCodec(Codec):
             turned = turns[..., [min(SPECTRA_PER_FRAME * (stop - first), turns.shape[-1] - 1)]]
             audio = self.model.synthesise(magnitudes, turns)
             chunks.append(audio[:, (start - first) * hop : (stop - first) * hop])
-        return torch.cat(chunks, dim=1)[:, None, :n_samples]
+        return torch.cat(chunks, dim=1)

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -99,6 +100,7 @@ class SpectrogramEncoder(Encoder):
     def _window(self, layers: Sequence[int], x: Tensor) -> Tensor:
         """Return the hidden states ``[len(layers), B, d_in, T]`` of one window ``[B, 1, n]``."""
         clips = [*pad(x[:, 0], (self.before, 0)).cpu().numpy()]
-        banks = self.extractor(clips, sampling_rate=self.spec.sample_rate, return_tensors="pt").input_values
+        with torch.autocast(x.device.type, enabled=False):
+            banks = self.extractor(clips, sampling_rate=self.spec.sample_rate, return_tensors="pt").input_values
         states = self.blocks.hidden_states(banks.to(self.device), layers)[:, :, TOKENS:]
         return states.unflatten(2, self.patches).mean(dim=2)[:, :, : self.spec.n_frames(x.shape[-1])].mT

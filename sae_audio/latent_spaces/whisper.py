@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -99,5 +100,6 @@ class Whisper(Encoder):
         """Return the hidden states ``[len(layers), B, d_in, T]`` of one window ``[B, 1, n]``."""
         frames = self.spec.n_frames(x.shape[-1])
         clips = [*pad(x[:, 0], (self.spec.hop_length // 2, 0)).cpu().numpy()]
-        mel = self.extractor(clips, sampling_rate=self.spec.sample_rate, return_tensors="pt").input_features
+        with torch.autocast(x.device.type, enabled=False):
+            mel = self.extractor(clips, sampling_rate=self.spec.sample_rate, return_tensors="pt").input_features
         return self.blocks.hidden_states(mel.to(self.device), layers)[:, :, 1 : frames + 1].mT
