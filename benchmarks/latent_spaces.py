@@ -105,9 +105,7 @@ def wavtokenizer(name: str) -> Case:
 
     ratios = [8, 5, 4, 2] if "75" in name else [6, 5, 5, 4]
     hop = math.prod(ratios)
-    config = EncodecConfig(
-        use_causal_conv=False, upsampling_ratios=ratios, hidden_size=512, codebook_dim=512, codebook_size=4096
-    )
+    config = EncodecConfig(use_causal_conv=False, upsampling_ratios=ratios, hidden_size=512, codebook_dim=512, codebook_size=4096)
     decoder = FourierDecoder(
         DecoderConfig(d_in=512, width=768, hidden=2304, blocks=12, bandwidths=4, n_fft=4 * hop, hop_length=hop)
     )
@@ -131,20 +129,17 @@ def dac(name: str) -> Case:
 
 
 def mimi(name: str) -> Case:
-    """Mimi with the tap ``quantized``, so that both sides quantise."""
+    """Mimi with the tap ``quantized``: both sides find codes and look up their codewords, and decode from latents."""
     from transformers import MimiConfig, MimiModel
 
     from sae_audio.latent_spaces.mimi import Mimi
 
     model = MimiModel(MimiConfig()).eval()
-    codes = None
-
-    def encode(x: Tensor) -> Tensor:
-        nonlocal codes
-        codes = model.encode(x).audio_codes
-        return codes
-
-    return Case(Mimi(model, "quantized"), encode, lambda z: model.decode(codes).audio_values)
+    return Case(
+        Mimi(model, "quantized"),
+        lambda x: model.quantizer.decode(model.encode(x).audio_codes),
+        lambda z: model.decoder(z.mT).audio_values,
+    )
 
 
 def waveform(name: str) -> Case:
