@@ -15,7 +15,7 @@ from torch import Tensor
 EXACT_UP_TO = 3000
 """Features for which t-SNE is affordable: its steps cost the square of their number."""
 PERPLEXITY = 20.0
-EARLY, EARLY_STEPS, STEPS = 12.0, 100, 350
+EARLY, EARLY_STEPS, STEPS = 12.0, 100, 200
 """Early exaggeration, how long it lasts, and all steps."""
 
 

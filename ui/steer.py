@@ -71,9 +71,7 @@ def tab(page: Page) -> None:
         steer_sound, [page.bundle, page.heard, *fields], [view, *exports, row], api_name="steer", show_progress_on=view, **MODEL
     )
     stop.click(None, cancels=[run], **hidden)
-    reset.click(
-        lambda feature: tuple(Ask(feature=feature or 0)), page.feature, fields, api_name="steer_reset", show_progress="hidden"
-    )
+    reset.click(rest, page.feature, fields, api_name="steer_reset", show_progress="hidden")
     load.upload(load_settings, [page.bundle, load], fields, api_name="steer_load_settings", show_progress="hidden")
     limits = [form[name] for name in ("semitones", "note", "loudness", "brightness")]
     bounds = {"fn": bounds_of, "inputs": page.bundle, "outputs": limits, "show_progress": "hidden"}
@@ -88,6 +86,11 @@ def tab(page: Page) -> None:
         event(title_of, page.heard, sound, **hidden)
     page.heard.change(lambda: (None, gr.update(visible=False)), None, [view, row], **hidden)
     other.click(lambda: show("explore"), None, page.tabs, **hidden)
+
+
+def rest(feature: int | None) -> tuple:
+    """Return the values of all controls at which nothing is steered."""
+    return tuple(Ask(feature=feature or 0))
 
 
 def _form() -> dict[str, gr.components.Component]:
@@ -119,7 +122,7 @@ def _form() -> dict[str, gr.components.Component]:
                 form["start"] = gr.Number(0, label="From, s", minimum=0, step=0.1, min_width=80, elem_id="steer-start")
                 form["stop"] = gr.Number(0, label="to, s (0: the end)", minimum=0, step=0.1, min_width=80, elem_id="steer-to")
             form["fade"] = gr.Slider(0, 3, 0, step=0.05, label="Fade in and out, s", buttons=[], elem_id="steer-fade")
-    with gr.Accordion("Single features", open=False, elem_id="steer-features"), gr.Row(elem_classes="steer-row"):
+    with gr.Accordion("Single features", elem_id="steer-features"), gr.Row(elem_classes="steer-row"):
         form["feature"] = gr.Number(
             0,
             label="Feature",

@@ -43,6 +43,7 @@ CSS = """
 .html-container {padding: 0 !important;}
 @media (max-width: 700px) {
   .gradio-container .main {padding: 8px 12px !important;}
+  #hint {flex-basis: 100% !important;}
   #hint p {text-align: left !important;}
 }
 #heading h1 {font-size: 22px; font-weight: 700; margin: 8px 0 0;}
