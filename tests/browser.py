@@ -103,6 +103,7 @@ def open_page(app_url, chromium) -> Iterator[Callable]:
     ):
         scheme = "dark" if dark else "light"
         context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, accept_downloads=True)
+        context.set_default_timeout(60_000)  # a machine that runs several jobs at once is slow
         page, errors, asked = context.new_page(), [], []
         wrong = lambda message: message.type == "error" and not message.text.startswith(logs)  # noqa: E731
         page.on("console", lambda message: errors.append(message.text) if wrong(message) else None)
