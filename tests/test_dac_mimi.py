@@ -1,5 +1,6 @@
 """DAC and Mimi against the bare transformers models on random weights: parity, windows, alignment, loading."""
 
+import json
 import shutil
 from math import prod
 
@@ -273,6 +274,34 @@ def test_any_repository_of_the_class_loads_by_the_same_adapter(folder):
     assert generic.spec.name == "hf:user/model" and generic.spec.tap == "quantized"
     audio = noise(1, 1, 9 * generic.spec.hop_length)
     assert torch.equal(generic.encode(audio), named.encode(audio))
+
+
+PUBLIC_DAC = dict(
+    architectures=["DacModel"], model_type="dac", encoder_hidden_size=64, decoder_hidden_size=1536, hidden_size=1024,
+    codebook_size=1024, codebook_dim=8, quantizer_dropout=0.0, hop_length=512,
+)  # fmt: skip
+"""What config.json of descript/dac_16khz, dac_24khz and dac_44khz say alike; strides multiply to 512 in the last one only."""
+CODEBOOKS = {"dac-16khz": 12, "dac-24khz": 32, "dac-44khz": 9}
+
+
+@pytest.mark.parametrize("name", DAC)
+@torch.inference_mode()
+def test_dac_of_public_size_has_the_hop_of_its_strides(name, tmp_path):
+    from transformers import DacConfig, DacModel
+
+    up = DAC[name]["downsampling_ratios"][::-1]
+    values = PUBLIC_DAC | DAC[name] | dict(upsampling_ratios=up, n_codebooks=CODEBOOKS[name])
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with torch.device("meta"):  # shapes without memory
+        space = dac.Dac(DacModel(DacConfig.from_pretrained(tmp_path)).eval())
+    hop = {"dac-16khz": 320, "dac-24khz": 320, "dac-44khz": 512}[name]
+    assert (space.spec.hop_length, space.spec.d_in) == (hop, 1024) == (SPACES[name].hop_length, SPACES[name].d_in)
+    assert space.spec.sample_rate == SPACES[name].sample_rate and len(space.model.quantizer.quantizers) == CODEBOOKS[name]
+    for samples in (1, hop - 1, hop, hop + 1, 10 * space.spec.sample_rate):
+        audio = torch.empty(2, 1, samples, device="meta")
+        latents = space._encode(audio)  # there is no autocast on meta
+        assert latents.shape == (2, -(-samples // hop), 1024)
+        assert space._decode(latents, samples, audio).shape == audio.shape
 
 
 def test_public_rows_are_those_of_the_public_configurations():
