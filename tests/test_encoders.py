@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_bundle import tiny_bundle
 from tiny_encoders import MERT, WAVEFORM, amend, tiny_ast, tiny_waveform_encoder, tiny_whisper
 from tiny_models import noise
 from torch.nn.functional import pad
 
-from sae_audio.errors import LatentSpaceError
+from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.latent_spaces import load_latent_space
+from sae_audio.latent_spaces.signature import signature
 from sae_audio.latent_spaces.waveform_encoder import WaveformEncoder, normalised
+from sae_audio.pipeline import space_of
 
 LARGE = dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)
 """What the large public models say: normalised before each block and after the last, no normalisation over time."""
@@ -468,6 +472,20 @@ def test_trusted_mert_runs_its_own_code(tmp_path, modules):
     assert marker.exists() and type(space.model).__name__ == "MERTModel" and not space.model.training
     close(space.encode(audio), plain.encode(3 * audio))
     close(space.encode_layers(audio), plain.encode_layers(3 * audio))
+
+
+def test_a_bundle_finds_a_model_that_runs_its_own_code_elsewhere_on_the_hub(tmp_path, modules, hub, repo_id):
+    folder, _ = mert_with_code(tmp_path, attention_relax=32.0)
+    commits = [hub.seed(repo, folder) for repo in (repo_id, f"{repo_id}-moved")]
+    trusted = dict(layer=1, revision=commits[0], trust_remote_code=True)
+    space = load_latent_space("mert-v1-330m", source=repo_id, **trusted)
+    bundle = replace(tiny_bundle(), spec=space.spec, provenance={"signature": signature(space)})
+    assert space_of(bundle, trust_remote_code=True).spec == space.spec
+    moved = dict(source=f"{repo_id}-moved", trust_remote_code=True)
+    found = space_of(bundle, revision=commits[1], **moved)
+    assert (found.spec.repo, found.spec.revision) == (f"{repo_id}-moved", commits[1])
+    with pytest.raises(ParameterError, match="read that code and pass the commit"):
+        space_of(bundle, **moved)
 
 
 def test_trusted_mert_is_read_as_strictly(tmp_path, modules):

@@ -12,6 +12,7 @@ import torch
 from tiny_encodec import tiny_encodec
 from tiny_models import BUILDERS, TAPS, noise, tiny_space
 
+from sae_audio.cli import main
 from sae_audio.control import apply, axis, axis_change
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.latent_spaces import CHECKPOINTS, SPACES, Codec, Encoder, load_latent_space
@@ -223,6 +224,16 @@ def test_unknown_name_suggests_a_near_one_and_lists_the_known():
 def test_unknown_tap_lists_the_known():
     with pytest.raises(LatentSpaceError, match=r"no tap 'quantised'; did you mean 'quantized'\? Known: encoder, quantized"):
         load_latent_space("encodec-24khz", tap="quantised")
+
+
+def test_the_list_of_spaces_says_what_each_needs(capsys, monkeypatch):
+    monkeypatch.setitem(SPACES, "x", replace(SPACES["stable-audio-vae"], packages=("no_such_package",)))
+    assert main(["spaces"]) == 0
+    needs = {line.split()[0]: line.split("  ")[-1].strip() for line in capsys.readouterr().out.splitlines() if line}
+    assert needs["etude-codec"] == "ready" and needs["mert-v1-95m"] == "downloads m-a-p/MERT-v1-95M"
+    assert needs["stable-audio-vae"].endswith("/stable-audio-open-1.0; gated: accept the licence on the Hub")
+    assert needs["mert-v1-330m"].endswith("/MERT-v1-330M; --trust-remote-code with a pinned commit")
+    assert needs["x"] == "pip install no_such_package; gated: accept the licence on the Hub"
 
 
 def test_missing_package_names_the_command(monkeypatch):
