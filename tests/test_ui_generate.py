@@ -20,7 +20,7 @@ from sae_audio.denoising import agreement
 from sae_audio.errors import ParameterError
 from sae_audio.generation import Request, trace
 from sae_audio.traces import Trace, load_trace
-from ui import flow, generate, session, songs
+from ui import flow, generate, session, song_files, songs
 from ui.session import SHIPPED
 from ui.shared import Page
 from ui.songs import FIRST, STORED_TITLES
@@ -203,14 +203,15 @@ def test_all_of_the_tab_by_api(url, found, model):
     control = view["runs"]["control"]["curves"]["pitch"]["agreement"]
     assert control["x_t"][-1] == 1 and len(control["x_t"]) == 5
 
-    files = {Path(path).name: Path(path) for path in client.predict(api_name="/generate_export")}
-    assert sorted(files) == ["curves.csv", "emergence.png", "settings.json", "song.wav", "steered.wav", "trace.json"]
-    rows = list(csv.DictReader(io.StringIO(files["curves.csv"].read_text())))
+    files = {kind: Path(client.predict(api_name=f"/generate_save_{kind}")) for kind in song_files.EXPORTS}
+    assert {path.name for path in files.values()} >= {"violin-seed-3-curves.csv", "violin-seed-3-figure.png"}
+    rows = list(csv.DictReader(io.StringIO(files["curves"].read_text())))
     assert len(rows) == 3 * 3 * 2 * 2 * 5  # runs, properties, readers, signals, steps
-    assert files["emergence.png"].read_bytes()[:4] == b"\x89PNG"
-    settings = json.loads(files["settings.json"].read_text())
+    assert json.loads(files["trace"].read_text())["control"]["curves"]["pitch"]["read"]["acts/x_t"]["agreement"] == control["x_t"]
+    assert files["figure"].read_bytes()[:4] == b"\x89PNG"
+    settings = json.loads(files["settings"].read_text())
     assert settings["song"]["notes"] == ASKED["notes"] and settings["steered"]["steering"]["moves"] == {"loudness": -6}
-    assert "/" not in settings["bundle"]["where"]
+    assert settings["bundle"] == {"name": "etude", "revision": None}
 
 
 def test_visitors_have_songs_of_their_own(url):
@@ -243,5 +244,6 @@ def test_what_goes_wrong_is_said_in_words(call, arguments, message, url):
 def test_every_event_is_documented(url):
     described = Client(url, verbose=False).view_api(return_format="dict", print_info=False)["named_endpoints"]
     mine = {name: facts for name, facts in described.items() if name.startswith("/generate")}
-    assert {"", "_stored", "_steered", "_control", "_cancel", "_hear", "_export"} == {name[9:] for name in mine}
+    saves = {f"_save_{kind}" for kind in song_files.EXPORTS}
+    assert {"", "_first", "_stored", "_steered", "_control", "_cancel", "_hear"} | saves == {name[9:] for name in mine}
     assert all(facts["description"] for facts in mine.values())

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,10 +102,13 @@ def test_generate_steer_control_and_export_by_clicking(open_page, tmp_path):
     page.get_by_role("button", name="Control: noised sound").click()
     page.click("#watch-control")
     page.wait_for_function("document.querySelector('#watch .legend').textContent.includes('control')", timeout=90_000)
-    page.click("#watch-export")
-    page.wait_for_selector("#watch-files a", timeout=60_000)
     with page.expect_download() as download:
-        page.locator("#watch-files a").first.click()
+        page.click("#watch-save-settings")
+    assert json.loads(Path(download.value.path()).read_text())["steered"]["steering"]["moves"] == {"loudness": -6}
+    assert page.get_by_role("radio", name="A unsteered").get_attribute("aria-checked") == "true"
+    page.wait_for_selector("#watch .save[href]")
+    with page.expect_download() as download:
+        page.click("#watch .save")
     assert soundfile.info(download.value.path()).frames == 16_000
 
 

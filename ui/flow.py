@@ -10,7 +10,7 @@ import functools
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -111,7 +111,7 @@ def request_of(asked: dict, model: Model) -> Request:
     )
 
 
-def points(model: Model, found: session.Loaded, request: Request, along: Tensor | None = None) -> Iterator[Point | Trace]:
+def points(model: Model, found: session.Loaded, request: Request, along: Tensor | None = None) -> Generator[Point | Trace]:
     """Yield every point of a generation as it comes, then the trace; closing the iterator stops the work at the next step.
 
     Parameters
@@ -129,7 +129,7 @@ def points(model: Model, found: session.Loaded, request: Request, along: Tensor 
     return run(model, found.bundle, found.space, request, along)
 
 
-def _points(model: Model, bundle: Bundle, space: Codec, request: Request, along: Tensor | None) -> Iterator[Point | Trace]:
+def _points(model: Model, bundle: Bundle, space: Codec, request: Request, along: Tensor | None) -> Generator[Point | Trace]:
     came: queue.SimpleQueue = queue.SimpleQueue()
     stop = threading.Event()
     listen = sorted({round(t * (request.steps - 1)) for t in LISTENED}) if along is None else ()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import gradio as gr
@@ -14,11 +14,9 @@ from sae_audio.audio import mixdown
 from sae_audio.errors import ParameterError
 from sae_audio.files import write_bytes
 from sae_audio.generators import ETUDE_FLOW, frames_of
-from sae_audio.plots import png
-from sae_audio.plots.denoising import Line, emergence_curves, panels_of
 from sae_audio.recording import Point
 from sae_audio.traces import Trace, compact_json
-from ui import flow, session, songs
+from ui import flow, session, song_files, songs
 from ui.guard import plainly
 from ui.limits import MODEL
 from ui.session import Heard, Source
@@ -55,7 +53,12 @@ def tab(page: Page) -> None:
     with gr.Row(elem_id="watch-row"):
         with gr.Column(scale=3, min_width=320):
             stored = gr.Radio(list(STORED_TITLES), value=FIRST, label="Precomputed", container=False, elem_id="watch-stored")
-            view = trajectory(first_look, elem_id="watch")
+            view = trajectory(generate_first, elem_id="watch")
+            with gr.Row(elem_id="watch-exports"):
+                saves = {
+                    kind: gr.Button(label, size="sm", elem_id=f"watch-save-{kind}") for kind, label in song_files.EXPORTS.items()
+                }
+                file = gr.DownloadButton("Download", visible="hidden", elem_id="watch-file")
             gr.Markdown(ABOUT + ("" if flow.diffrhythm_is_here() else ELSEWHERE), elem_id="watch-about")
         with gr.Column(scale=1, min_width=270, elem_id="watch-form"):
             asked = _form()
@@ -73,8 +76,6 @@ def tab(page: Page) -> None:
             with gr.Accordion("Control: noised sound", open=False, elem_id="watch-controls"):
                 against = gr.Radio(list(AGAINST), value=next(iter(AGAINST)), label="What is noised")
                 control = gr.Button("Draw the control", size="md", elem_id="watch-control")
-            export = gr.Button("Export", size="md", elem_id="watch-export")
-            files = gr.Files(label="Files", interactive=False, visible=False, elem_id="watch-files")
     run, step = gr.Textbox("song", label="Run", visible=False), gr.Number(0, precision=0, label="Step", visible=False)
     sound, decode = gr.Audio(visible=False), gr.Button(visible=False)
 
@@ -92,11 +93,13 @@ def tab(page: Page) -> None:
     quietly = {"api_visibility": "private", "show_progress": "hidden", "trigger_mode": "multiple"}
     view.hear(hear, made, view, **quietly, **HEAR)
     decode.click(hear_step, [run, step, made], sound, api_name="generate_hear", **HEAR)
-    done = export.click(exported, made, files, api_name="generate_export", **HEAR)
-    done.success(lambda: gr.update(visible=True), None, files, api_visibility="private", show_progress="hidden")
+    press = "() => setTimeout(() => document.querySelector('#watch-file')?.click(), 100)"
+    for kind, button in saves.items():
+        done = button.click(saved, [gr.State(kind), made], file, api_name=f"generate_save_{kind}", **HEAR)
+        done.then(js=press, api_visibility="private", show_progress="hidden")
 
 
-def first_look() -> dict:
+def generate_first() -> dict:
     """Return what the tab opens with: a precomputed song, before anything was generated."""
     return songs.view_of(songs.stored(FIRST, _reader(session.SHIPPED)))
 
@@ -178,7 +181,7 @@ def generate(
         flow.points(model, found, wanted), Progress(key, "song", bundle.properties, wanted.steps), opening
     )
     trace.facts.update(said, notes=notes.strip() or None)
-    folder = songs.fresh_folder(request)
+    folder = songs.fresh_folder(key, request)
     _save(trace, folder / "song")
     made = Made(key, str(folder / "song"), source, FLOW_NAME[which], str(folder))
     yield songs.save_view(made, songs.finished(key, trace, bundle, how="made just now")), made
@@ -203,8 +206,8 @@ def steered(
     _save(trace, Path(made.folder) / "steered")
     view = songs.view_of(made)
     view["runs"]["steered"] = run_of(trace, found.bundle)
-    view |= {"table": songs.measured_table(base, trace), "window": [first, last], "show": "steered", "fresh": "steered"}
-    yield songs.save_view(made, view), made
+    view |= {"table": songs.measured_table(base, trace), "window": [first, last]}
+    yield songs.save_view(made, view) | {"show": "steered", "fresh": "steered"}, made
 
 
 @plainly
@@ -219,10 +222,11 @@ def controlled(against: str, made: Made, heard: Heard | None, request: gr.Reques
         along = _latents_of(heard, found, along.shape[1])
         asked["seconds"], asked["notes"] = along.shape[1] / found.bundle.spec.frame_rate, None
     wanted = flow.request_of(asked, model)
-    for got in flow.points(model, found, wanted, along):
-        if isinstance(got, Point):
-            says = f"Control, step {got.index} of {wanted.steps - 1}"
-            yield gr.update(news=news(made.key, "control", got.index, wanted.steps, says)), gr.skip()
+    with closing(flow.points(model, found, wanted, along)) as points:
+        for got in points:
+            if isinstance(got, Point):
+                says = f"Control, step {got.index} of {wanted.steps - 1}"
+                yield gr.update(news=news(made.key, "control", got.index, wanted.steps, says)), gr.skip()
     made = songs.kept(made, request)
     write_bytes(Path(made.folder) / "control.json", compact_json({**got.facts, "against": against}))
     view = songs.view_of(made)
@@ -257,33 +261,25 @@ def hear_step(run: str, step: int, made: Made, request: gr.Request) -> str:
 
 
 @plainly
-def exported(made: Made, request: gr.Request) -> list[str]:
-    """Write result, curves, trace, figure and settings of the song in view, and of its steered twin, as files."""
-    made = songs.kept(made, request)
-    view, folder = songs.view_of(made), Path(made.folder)
-    facts = songs.runs_facts(made, view)
-    base = facts["song"]
-    last = base["steps"] - 1
-    out = [songs.sound_file(made, run, last, folder / f"{run}.wav") for run in facts if run != "control"]
-    write_bytes(folder / "curves.csv", songs.curves_csv(made, view).encode())
-    write_bytes(folder / "trace.json", compact_json({"times": view["times"], **facts}))
-    write_bytes(folder / "emergence.png", png(_figure(view["times"], facts)))
-    settings = {run: {name: value for name, value in table.items() if name != "curves"} for run, table in facts.items()}
-    settings["bundle"] = made.source._asdict() | {"where": made.source.name}
-    write_bytes(folder / "settings.json", (json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
-    names = ("curves.csv", "trace.json", "emergence.png", "settings.json")
-    return [*map(str, out), *(str(folder / name) for name in names)]
+def saved(kind: str, made: Made, request: gr.Request) -> str:
+    """Write something of the song in view as a file, with its steered run and control where there are any.
+
+    Curves are CSV, one line per run, property, reader, signal and step; the trace is JSON (all curves and facts); the figure is
+    PNG; settings are JSON, what it takes to make the same song again.
+    """
+    return str(song_files.written(kind, songs.kept(made, request)))
 
 
-def _watched(points: Iterator[Point | Trace], progress: Progress, opening: dict | None = None) -> Iterator[tuple]:
+def _watched(points: Generator[Point | Trace], progress: Progress, opening: dict | None = None) -> Iterator[tuple]:
     """Yield news of every point, and return the trace; ``opening`` is shown before the first."""
-    for got in points:
-        if isinstance(got, Trace):
-            return got
-        told = {"news": progress.news(got.index, got.posteriors)}
-        if opening is not None and got.index == 0:
-            told["value"] = opening
-        yield gr.update(**told), gr.skip()
+    with closing(points):
+        for got in points:
+            if isinstance(got, Trace):
+                return got
+            told = {"news": progress.news(got.index, got.posteriors)}
+            if opening is not None and got.index == 0:
+                told["value"] = opening
+            yield gr.update(**told), gr.skip()
     raise RuntimeError("a generation ended without its trace")
 
 
@@ -297,13 +293,3 @@ def _latents_of(heard: Heard | None, found: session.Loaded, frames: int) -> torc
         raise ParameterError("there is no sound in Explore yet; bring one there, or take the song's own end")
     with torch.inference_mode():
         return found.space.encode(mixdown(heard.sound(), found.space.spec)).cpu()[:, :frames]
-
-
-def _figure(times: list[float], facts: dict):
-    """Draw the curves of the song, and of the control where there is one."""
-    panels = panels_of(times, facts["song"]["curves"])
-    for row, by_property in panels.items():
-        for name, lines in by_property.items():
-            for signal in ("x1", "x_t") if "control" in facts else ():
-                lines[f"{signal} control"] = Line(times, facts["control"]["curves"][name]["read"][f"acts/{signal}"][row])
-    return emergence_curves(panels)

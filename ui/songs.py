@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import json
 import math
 import shutil
@@ -20,7 +18,7 @@ from torch import Tensor
 from sae_audio.audio import write
 from sae_audio.bundle import Bundle
 from sae_audio.calibration import changes, median
-from sae_audio.control import AUDIBLE_DB, AXES, UNITS
+from sae_audio.control import AUDIBLE_DB, AXES
 from sae_audio.descriptors import Descriptors, to_db
 from sae_audio.diffrhythm.sampler import time_grid
 from sae_audio.files import write_bytes
@@ -34,6 +32,8 @@ from ui.trajectory import run_of, start
 STORED = CHECKPOINTS / "etude-flow" / "traces"
 STORED_TITLES = {"Piano, arpeggio": "piano-arpeggio", "Violin, melody": "violin-melody", "Alto sax, notes of its own": "sax-free"}
 FIRST = "Piano, arpeggio"
+KEPT = 3
+"""Songs whose files a visitor keeps."""
 
 
 class Made(NamedTuple):
@@ -57,11 +57,14 @@ def stored(title: str, source: Source) -> Made:
     return Made(name, str(STORED / name), source, "etude-flow")
 
 
-def fresh_folder(request: gr.Request) -> Path:
-    """Return an empty folder for one song, in place of the visitor's last one."""
-    folder = session.folder(request) / "generate"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+def fresh_folder(key: str, request: gr.Request) -> Path:
+    """Return an empty folder for a song; of the visitor's older ones some stay, for what may still be at work on them."""
+    home = session.folder(request) / "generate"
+    older = sorted(home.glob("*"), key=lambda folder: folder.stat().st_mtime)
+    for folder in older[: max(0, len(older) - KEPT + 1)]:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder = home / f"{key}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
     return folder
 
 
@@ -69,7 +72,7 @@ def kept(made: Made, request: gr.Request) -> Made:
     """Return the song with a folder, a new one if it has none."""
     if made.folder:
         return made
-    folder = fresh_folder(request)
+    folder = fresh_folder(made.key, request)
     write_bytes(folder / "view.json", compact_json(view_of(made)))
     return made._replace(folder=str(folder))
 
@@ -128,9 +131,9 @@ def measured_table(song: Trace, steered: Trace) -> dict:
     before, after = (Descriptors(*(column[-1] for column in side.measured)) for side in (song, steered))  # [1, T] each
     audible = to_db(before.rms) > AUDIBLE_DB
     moves, (first, stop) = (steered.facts["steering"][key] for key in ("moves", "window"))
-    rows = []
+    short, rows = {"pitch": "st", "loudness": "dB", "brightness": "oct"}, []
     for name, change in zip(AXES, changes(before, after)[0].tolist(), strict=True):
-        unit = UNITS[name]
+        unit = short[name]
         rows.append(
             {
                 "title": name.capitalize(),
@@ -140,34 +143,9 @@ def measured_table(song: Trace, steered: Trace) -> dict:
                 "change": "–" if math.isnan(change) else f"{round(change, 2) + 0:+.2f} {unit}",
             }
         )
-    caption = f"Medians over the frames that are audible unsteered. Steered from flow time {first:g} to {stop:g}."
+    caption = f"Medians over the frames that are audible unsteered. Steered from flow time {first:g} to {stop:g}. "
+    caption += "st: semitones, oct: octaves of spectral centroid."
     return {"caption": caption, "rows": rows}
-
-
-def curves_csv(made: Made, view: Mapping) -> str:
-    """Return all curves as CSV: one line per run, property, reader, signal and step."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    kinds = ("agreement", "within_one", "bounded", "paper")
-    writer.writerow(["run", "property", "reader", "signal", "step", "flow_time", *kinds])
-    for run, facts in runs_facts(made, view).items():
-        times = time_grid(facts["steps"]).tolist()
-        for name, table in facts["curves"].items():
-            for key, read in table["read"].items():
-                for step, t in enumerate(times):
-                    values = ["" if read[kind][step] is None else read[kind][step] for kind in kinds]
-                    writer.writerow([run, name, *key.split("/"), step, round(t, 6), *values])
-    return out.getvalue()
-
-
-def runs_facts(made: Made, view: Mapping) -> dict[str, dict]:
-    """Return the facts, with curves, of every run of a song."""
-    facts = {"song": trace_of(made, "song").facts}
-    for run in ("steered", "control"):
-        if run in view["runs"]:
-            table = Path(made.folder) / f"{run}.json"
-            facts[run] = json.loads(table.read_text(encoding="utf-8"))
-    return facts
 
 
 def sound_file(made: Made, run: str, step: int, path: Path) -> Path:

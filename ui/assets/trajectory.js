@@ -8,7 +8,7 @@ const made = (tag, attributes = {}, text = '') => {
 };
 const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-const UNDEFINED = 255, LEVELS = 31;
+const UNDEFINED = 255, LEVELS = 31, LEAP = 4; // classes apart that no line joins
 const KINDS = {
   agreement: ['Agreement', 'Share of frames whose most probable class is that of the end'],
   bounded: ['Bounded emergence', 'Way made from noise beside the way left to the end: a / (a + b), over all classes'],
@@ -226,7 +226,7 @@ function end(packed, rows) { // the class measured on the finished sound, as ste
   bytes(packed).forEach((value, i) => {
     if (value !== UNDEFINED) {
       const y = rows - value - 0.5;
-      path += `${before === UNDEFINED ? 'M' : 'L'}${i} ${y}H${i + 1}`;
+      path += `${before === UNDEFINED || Math.abs(value - before) > LEAP ? 'M' : 'L'}${i} ${y}H${i + 1}`;
     }
     before = value;
   });
