@@ -14,9 +14,10 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from sae_audio.audio import Sound, read
-from sae_audio.bundle import Bundle
+from sae_audio.bundle import Bundle, is_hub_id
 from sae_audio.latent_spaces import CHECKPOINTS, LatentSpace
 from sae_audio.pipeline import space_of
+from ui import trust
 from ui.limits import BUNDLES_LOADED, MAX_SECONDS
 
 
@@ -29,9 +30,14 @@ class Source(NamedTuple):
     """Commit or tag of a Hub repository."""
 
     @property
+    def on_hub(self) -> bool:
+        """Whether it is a repository of the Hub."""
+        return is_hub_id(self.where)
+
+    @property
     def name(self) -> str:
         """Short name for a heading or a link."""
-        return self.where if "/" in self.where and not Path(self.where).exists() else Path(self.where).name
+        return self.where if self.on_hub else Path(self.where).name
 
 
 class Loaded(NamedTuple):
@@ -58,25 +64,54 @@ SHIPPED = Source(os.environ.get("BUNDLE", str(CHECKPOINTS / "etude")), os.enviro
 """Bundle that the page opens with."""
 
 _bundles: OrderedDict[Source, Loaded] = OrderedDict()
-_loading = threading.Lock()
+_being_loaded: dict[Source, threading.Lock] = {}
+_table = threading.Lock()
 
 
 def loaded(source: Source) -> Loaded:
     """Return a bundle with its latent space, loaded once for all visitors; the least recently used makes room.
+
+    While one is being fetched, visitors of others do not wait. A bundle that is not the page's own is fetched without the
+    page's token.
 
     Raises
     ------
     SaeAudioError
         It cannot be loaded.
     """
-    with _loading:
-        if source not in _bundles:
-            bundle = Bundle.from_pretrained(source.where, source.revision)
-            _bundles[source] = Loaded(bundle, space_of(bundle))
-        _bundles.move_to_end(source)
+    if (found := _at_hand(source)) is not None:
+        return found
+    with _table:
+        mine = _being_loaded.setdefault(source, threading.Lock())
+    try:
+        with mine:
+            return _at_hand(source) or _keep(source, _fetched(source))
+    finally:
+        with _table:
+            _being_loaded.pop(source, None)
+
+
+def _fetched(source: Source) -> Loaded:
+    own = source == SHIPPED
+    bundle = Bundle.from_pretrained(source.where, source.revision, token=None if own else False)
+    if not own and source.on_hub:
+        trust.check_model(bundle.spec)
+    return Loaded(bundle, space_of(bundle))
+
+
+def _keep(source: Source, found: Loaded) -> Loaded:
+    with _table:
+        _bundles[source] = found
         while len(_bundles) > BUNDLES_LOADED:
-            _bundles.popitem(last=False)
-        return _bundles[source]
+            del _bundles[next(old for old in _bundles if old not in (SHIPPED, source))]
+    return found
+
+
+def _at_hand(source: Source) -> Loaded | None:
+    with _table:
+        if source in _bundles:
+            _bundles.move_to_end(source)
+        return _bundles.get(source)
 
 
 def folder(request: gr.Request) -> Path:

@@ -79,4 +79,16 @@ CSS = """
 #atlas-actions {align-items: end; justify-content: flex-start; gap: 8px;}
 #atlas-actions > * {flex: 0 0 auto; width: auto; min-width: 0;}
 #atlas-row {gap: 28px;}
+#bundle-row {gap: 28px;}
+#bundle-find-row {align-items: end; gap: 8px;}
+#bundle-find-row > .block {flex: 1 1 auto;}
+#bundle-find {flex: 0 0 auto; min-width: 0;}
+#bundle-actions {gap: 8px;}
+#bundle-actions > * {flex: 0 0 auto; min-width: 0;}
+#bundle-about pre code {white-space: pre-wrap; overflow-wrap: anywhere;}
+#bundle-about .prose {font-size: 13px;}
+#bundle-about h1 {font-size: 18px; margin-top: 0;}
+#bundle-about h2 {font-size: 15px;}
+#bundle-about :is(table, th, td) {border-color: var(--border-color-primary); font-size: 12px;}
+#bundle-about :is(th, td) {padding: 5px 10px;}
 """
