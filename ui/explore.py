@@ -29,7 +29,7 @@ BOOST = 3.0
 RECORDED = "audio"
 """What Gradio calls the file of a recording."""
 SAID = {"alone": "feature {f} alone", "remove": "without feature {f}", "boost": "feature {f} ×3"}
-HINT = f"WAV, FLAC, OGG, MP3 or AIFF, up to {MAX_SECONDS:g} s. It is deleted when you close the page."
+HINT = f"WAV, FLAC, OGG, MP3 or AIFF, up to {MAX_SECONDS:g} s. It is deleted within an hour of your leaving."
 
 
 class Kept(NamedTuple):

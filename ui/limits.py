@@ -12,5 +12,6 @@ QUICK = 16
 """Events of one kind that run no model and may run at once."""
 MODEL = {"concurrency_id": "model", "concurrency_limit": 2}
 """Events that run a model share this queue: ``button.click(..., **MODEL)``."""
-KEPT_SECONDS = 3600
-"""Files that Gradio itself keeps (uploads) are deleted after this long; a visitor's own folder goes when the page is closed."""
+KEPT_CHECKED = (600, 3000)
+"""Files that Gradio itself keeps (uploads) are looked at every so many seconds, and deleted when they are so old: within the hour
+that the page promises. A visitor's own folder goes when the page is closed."""

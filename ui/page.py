@@ -9,13 +9,13 @@ import gradio as gr
 
 from ui import atlas, bundles, explore, generate, session, steer, theme
 from ui.examples import EXAMPLES, seen
-from ui.limits import KEPT_SECONDS, MAX_FILE, QUICK, WAITING
+from ui.limits import KEPT_CHECKED, MAX_FILE, QUICK, WAITING
 from ui.shared import TABS, Page, show
 
 
 def build() -> gr.Blocks:
     """Return the page, not yet launched."""
-    with gr.Blocks(title="sae_audio", delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS), analytics_enabled=False) as demo:
+    with gr.Blocks(title="sae_audio", delete_cache=KEPT_CHECKED, analytics_enabled=False) as demo:
         gr.HTML(theme.HEADING, elem_id="heading")
         states = gr.State(session.SHIPPED), gr.State(EXAMPLES[0].heard), gr.State(None)
         with gr.Tabs(elem_id="tabs") as tabs:

@@ -41,6 +41,7 @@ CSS = """
 .gradio-container {max-width: min(1200px, 100vw) !important; margin: 0 auto;}
 .gradio-container main, .gradio-container main > .column, #tabs {min-width: 0; max-width: 100%;}
 .html-container {padding: 0 !important;}
+footer .divider {display: none !important;}
 @media (max-width: 700px) {
   .gradio-container .main {padding: 8px 12px !important;}
   #hint {flex-basis: 100% !important;}
