@@ -111,11 +111,28 @@ def test_all_exports_hold_what_was_measured():
 
 
 def test_what_would_clip_is_lowered_as_a_whole():
-    loud = Sound(torch.tensor([[0.5, -2.0]]), 16000)
-    assert steer.within_full_scale(loud).samples.tolist()[0] == pytest.approx([0.25, -1.0], abs=1e-4)
-    assert float(steer.within_full_scale(loud).samples.abs().max()) <= 1
-    quiet = Sound(torch.tensor([[0.5, -1.0]]), 16000)
-    assert steer.within_full_scale(quiet) is quiet
+    def sound(*samples):
+        return Sound(torch.tensor([samples]), 16000)
+
+    fits = sound(0.5, -1.0)
+    assert steer.within_full_scale(fits, fits, fits) == (fits, fits, fits)
+    played = steer.within_full_scale(fits, sound(0.5, 2.0), sound(0.25, 4.0))
+    assert [x.samples[0].tolist() for x in played] == [
+        pytest.approx(values, abs=1e-4) for values in ([0.25, -0.5], [0.25, 1.0], [0.0625, 1.0])
+    ]
+    loud = sound(0.5, 2.0)
+    assert torch.equal(*(x.samples for x in steer.within_full_scale(fits, loud, loud)[1:]))  # no strength: still the same
+
+
+def test_the_notes_say_what_was_lowered(tmp_path):
+    soundfile.write(tmp_path / "loud.wav", 0.9 * np.sign(np.sin(2 * np.pi * 220 * np.arange(8000) / 16000)), 16000)
+    request = gr.Request(session_hash="loud")
+    *_, (view, *_) = steer.steer_sound(
+        SHIPPED, session.Heard("loud", str(tmp_path / "loud.wav")), *Ask(loudness=12), request, lambda *args, **kwargs: None
+    )
+    session.leave(request)
+    assert any("plays and is saved" in note and "dB lower than measured" in note for note in view["notes"])
+    assert view["measured"][1]["got"] == pytest.approx(12, abs=0.5)
 
 
 def test_two_visitors_have_their_own_files_and_old_ones_go():

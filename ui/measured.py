@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sae_audio.bundle import Bundle
+from sae_audio.audio import Sound
 from sae_audio.outcome import Outcome
 from sae_audio.pipeline import Steered
 from sae_audio.properties import note_name
@@ -12,10 +12,9 @@ from ui.steer_settings import AS_PLAYED, Ask
 
 DIGITS = {"pitch": 2, "loudness": 2, "brightness": 2}
 UNIT = {"pitch": ("semitone", "semitones"), "loudness": ("dB", "dB"), "brightness": ("octave", "octaves")}
-LOUDEST = 1.0
 
 
-def lines_of(rows: list[Outcome], steered: Steered, bundle: Bundle, ask: Ask) -> dict:
+def lines_of(rows: list[Outcome], steered: Steered, played: tuple[Sound, Sound, Sound], ask: Ask) -> dict:
     """Return what the player shows below the pictures, JSON-ready.
 
     Returns
@@ -25,7 +24,7 @@ def lines_of(rows: list[Outcome], steered: Steered, bundle: Bundle, ask: Ask) ->
         steered, asked, got, off by); ``notes``: sentences that go with it.
     """
     measured = [{**row._asdict(), "said": said(row, ask)} for row in rows]
-    return {"measured": measured, "notes": notes(rows, steered, ask)}
+    return {"measured": measured, "notes": notes(rows, steered, played, ask)}
 
 
 def said(row: Outcome, ask: Ask) -> list[str]:
@@ -73,17 +72,23 @@ def off(row: Outcome) -> str:
     return change(row.property, row.miss)
 
 
-def notes(rows: list[Outcome], steered: Steered, ask: Ask) -> list[str]:
+def notes(rows: list[Outcome], steered: Steered, played: tuple[Sound, Sound, Sound], ask: Ask) -> list[str]:
     """Return what a reader of the table should know."""
     found = []
     pitch = next(row for row in rows if row.property == "pitch")
     if pitch.hits is not None:
         found.append(f"{100 * pitch.hits:.0f} % of the pitched frames are within 50 cents of the pitch asked for.")
-    over = float(steered.sound.samples.abs().max())
-    if over > LOUDEST:
-        found.append(
-            f"It came out {20 * math.log10(over):.1f} dB over full scale, so it plays and is saved that much lower than measured."
-        )
+    together, steered_by = (lowered(*pair) for pair in ((steered.reconstruction, played[1]), (steered.sound, played[2])))
+    if together > 0:
+        found.append(f"All three play {together:.1f} dB lower than measured, since they go over full scale.")
+    if steered_by > together:
+        found.append(f"The steered sound plays and is saved {steered_by:.1f} dB lower than measured: it goes over full scale.")
     if not (ask.moves or ask.features or ask.pushes):
         found.append("Nothing was asked for: the steered sound is the reconstruction, sample for sample.")
     return found
+
+
+def lowered(measured: Sound, played: Sound) -> float:
+    """Return by how many dB a sound is played lower than it was measured, to a tenth."""
+    peaks = [float(sound.samples.abs().max()) for sound in (measured, played)]
+    return round(20 * math.log10(peaks[0] / peaks[1]), 1) if min(peaks) > 0 else 0.0

@@ -211,9 +211,9 @@ def steer_sound(
             done = step
     original = heard.sound()
     folder = _run_folder(request)
-    sounds = (original, done.reconstruction, within_full_scale(done.sound))
+    sounds = within_full_scale(original, done.reconstruction, done.sound)
     rows = outcomes(bundle, done, ask.moves, ask.open_ended)
-    shown = compared(sounds, done, folder, heard.name) | lines_of(rows, done, bundle, ask)
+    shown = compared(sounds, done, folder, heard.name) | lines_of(rows, done, sounds, ask)
     files = _files(folder, bundle, done, sounds[-1], ask, source, heard)
     yield shown, *_paths(files), gr.update(visible=True)
     picture = folder / f"{_stem(heard)} spectrograms.png"
@@ -321,10 +321,20 @@ def _files(folder: Path, bundle: Bundle, done: Steered, sound: Sound, ask: Ask, 
     return files
 
 
-def within_full_scale(sound: Sound) -> Sound:
-    """Return a sound lowered as a whole where it would clip: what is measured in it stays, but for its level."""
-    peak = float(sound.samples.abs().max())
-    return sound._replace(samples=sound.samples / peak * (1 - 2**-15)) if peak > 1 else sound
+def within_full_scale(original: Sound, reconstruction: Sound, steered: Sound) -> tuple[Sound, Sound, Sound]:
+    """Return sounds that do not clip: lowered together as far as the first two need it, the steered one further if it must be."""
+    common = _room(original, reconstruction)
+    original, reconstruction, steered = (_lowered(sound, common) for sound in (original, reconstruction, steered))
+    return original, reconstruction, _lowered(steered, _room(steered))
+
+
+def _room(*sounds: Sound) -> float:
+    peak = max(float(sound.samples.abs().max()) for sound in sounds)
+    return 1.0 if peak <= 1 else (1 - 2**-15) / peak
+
+
+def _lowered(sound: Sound, gain: float) -> Sound:
+    return sound if gain == 1 else sound._replace(samples=sound.samples * gain)
 
 
 def _paths(files: dict[str, Path]) -> list[str | None]:
