@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -280,6 +281,14 @@ def test_a_moment_of_the_corpus_is_synthesised_again(app_url, etude):
         assert (
             "is not the name of a synthesised clip" in client_of(app_url).predict(name, 0.0, api_name="/corpus_moment")["error"]
         )
+
+
+def test_the_readme_s_client_runs_as_it_stands(app_url, tmp_path, capsys):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(from gradio_client.+?)```", readme, re.DOTALL)
+    song = write(tmp_path / "song.wav", clip_named("additive-test-0-00057").render()[: 2 * RATE])
+    exec(code.replace("http://127.0.0.1:7860", app_url).replace("song.wav", str(song)), {})
+    assert "## song" in capsys.readouterr().out
 
 
 def test_every_event_is_documented(app_url):

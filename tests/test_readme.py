@@ -47,7 +47,7 @@ def test_commands_of_the_hub_parse(command):
 
 
 def test_python(song):
-    (code,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    (code,) = (code for code in re.findall(r"```python\n(.+?)```", README, re.DOTALL) if "gradio_client" not in code)
     code = code.replace('"song.wav"', repr(str(song)))
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

@@ -42,11 +42,7 @@ CSS = """
 .gradio-container main, .gradio-container main > .column, #tabs {min-width: 0; max-width: 100%;}
 .html-container {padding: 0 !important;}
 footer .divider {display: none !important;}
-@media (max-width: 700px) {
-  .gradio-container .main {padding: 8px 12px !important;}
-  #hint {flex-basis: 100% !important;}
-  #hint p {text-align: left !important;}
-}
+[data-testid="status-tracker"] .error, [data-testid="status-tracker"] .clear-status {display: none;}  /* a message says it */
 #heading h1 {font-size: 22px; font-weight: 700; margin: 8px 0 0;}
 #heading p {margin: 2px 0 6px; color: var(--quiet);}
 #sound-name h2 {font-size: 18px; margin: 6px 0 0;}
@@ -92,4 +88,9 @@ footer .divider {display: none !important;}
 #bundle-about h2 {font-size: 15px;}
 #bundle-about :is(table, th, td) {border-color: var(--border-color-primary); font-size: 12px;}
 #bundle-about :is(th, td) {padding: 5px 10px;}
+@media (max-width: 700px) {
+  .gradio-container .main {padding: 8px 12px !important;}
+  #hint {flex-basis: 100% !important;}
+  #hint p {text-align: left !important;}
+}
 """
