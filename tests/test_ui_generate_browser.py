@@ -43,12 +43,11 @@ def step_of(page) -> str:
     return page.inner_text("#watch .where").split(" · ")[0]
 
 
-def short(page) -> None:
-    """Ask for a second in six steps."""
+def ask(page, seconds: int, steps: int) -> None:
     page.fill("#watch-notes textarea", "A4:0.5 E5:0.5")
-    page.get_by_label("number input for Length, s").fill("1")
+    page.get_by_label("number input for Length, s").fill(str(seconds))
     page.get_by_role("button", name="Steps and guidance").click()
-    page.get_by_label("number input for Steps", exact=False).fill("6")
+    page.get_by_label("number input for Steps", exact=False).fill(str(steps))
     page.keyboard.press("Tab")
 
 
@@ -77,7 +76,7 @@ def test_the_first_look_is_there_at_once_and_each_step_is_heard(open_page, axe):
 
 def test_generate_steer_control_and_export_by_clicking(open_page, tmp_path):
     page = tab(open_page())
-    short(page)
+    ask(page, seconds=1, steps=6)
     page.click("#watch-go")
     page.wait_for_function("document.querySelector('#watch .how').textContent.startsWith('made just now ·')", timeout=90_000)
     assert step_of(page) == "Step 5 of 5, the result"
@@ -114,9 +113,10 @@ def test_generate_steer_control_and_export_by_clicking(open_page, tmp_path):
 
 def test_cancel_brings_back_what_was_there(open_page):
     page = tab(open_page())
+    ask(page, seconds=10, steps=64)  # so long that it is still going when the button is pressed
     page.click("#watch-go")
-    page.wait_for_function("document.querySelector('#watch .says').textContent.includes('of 31')", timeout=60_000)
-    page.click("#watch-stop")
+    page.wait_for_function("document.querySelector('#watch .says').textContent.includes('of 63')", timeout=60_000)
+    page.evaluate("document.querySelector('#watch-stop').click()")  # a click of the driver's waits until the page is quiet
     page.wait_for_function("document.querySelector('#watch .how').textContent.startsWith('precomputed')", timeout=60_000)
     assert page.is_enabled("#watch .play") and page.is_hidden("#watch .progress")
 
