@@ -145,6 +145,16 @@ def test_two_visitors_have_their_own_files_and_old_ones_go():
     session.leave(gr.Request(session_hash="two"))
 
 
+def test_each_step_is_said_and_stopping_in_between_leaves_nothing():
+    said, request = [], gr.Request(session_hash="stopped")
+    steps = steer.steer_sound(SHIPPED, HEARD, *Ask(loudness=-6), request, lambda share, desc: said.append((share, desc)))
+    next(steps), next(steps)
+    steps.close()
+    assert [share for share, _ in said] == [0, pytest.approx(1 / 6)] and said[0][1] == "Encoding the sound"
+    assert not (session.folder(request) / "steer").exists()
+    session.leave(request)
+
+
 @pytest.mark.parametrize(
     ("ask", "reason"),
     [
