@@ -81,7 +81,7 @@ def tab(page: Page) -> None:
     page.bundle.change(**drawn, api_name="atlas")
     filters = [page.bundle, text, kind, at_least, at_most]
     find = {"fn": find_in, "inputs": filters, "outputs": view, "trigger_mode": "always_last", "show_progress": "hidden"}
-    gr.on([text.input, kind.input, at_least.input, at_most.input], **find, api_name="atlas_find")
+    gr.on([text.change, kind.input, at_least.change, at_most.change], **find, api_name="atlas_find")
     page.bundle.change(**find, api_visibility="private")
     chance.click(random_of, filters, page.feature, api_name="atlas_random", show_progress="hidden")
     looked = {"fn": look_at, "inputs": [page.bundle, page.feature], "outputs": [card, view, number]}
