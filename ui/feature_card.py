@@ -17,7 +17,7 @@ from sae_audio.activity import top_frames
 from sae_audio.atlas import Feature
 from sae_audio.bundle import Bundle
 from sae_audio.control import AXES
-from sae_audio.errors import SaeAudioError
+from sae_audio.errors import DataError, SaeAudioError
 from sae_audio.etude.corpus import SAMPLE_RATE, clip_named
 from sae_audio.latent_spaces import Codec, LatentSpace
 from sae_audio.pipeline import View
@@ -30,6 +30,7 @@ HERE, APART_SECONDS = 5, 0.5
 LEAD, EXCERPT = 0.1, 1.5
 """A moment is played from this many seconds before its peak, for this long."""
 SYNTHESISED = "étude corpus"
+NO_FLUIDR3 = "this moment is played by FluidR3 instruments, which this server does not have; others here may play"
 _one_at_a_time = threading.Lock()  # FluidSynth is one instrument
 
 
@@ -130,8 +131,11 @@ def _here(view: View, feature: int, frame_rate: float) -> list[list[float]]:
 @functools.lru_cache(maxsize=256)
 def _excerpt(recording: str, time: float) -> dict:
     clip = clip_named(recording)
-    with _one_at_a_time:
-        samples = torch.from_numpy(clip.render())[None]
+    try:
+        with _one_at_a_time:
+            samples = torch.from_numpy(clip.render())[None]
+    except DataError:
+        raise DataError(NO_FLUIDR3) from None
     start = max(0, int((time - LEAD) * SAMPLE_RATE))
     part = samples[:, start : start + int(EXCERPT * SAMPLE_RATE)].clone()
     fade = torch.linspace(0, 1, min(80, part.shape[1]))
