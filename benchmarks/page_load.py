@@ -281,7 +281,7 @@ def markdown(found: dict) -> str:
         f"- Visitors' folders left when all had gone: {found['folders_left']}.",
         "",
         "Seconds that a user waited, their turn in the queue included; two events that run a model run at once. "
-        f"A request may take {PATIENCE} s; httpx's own 5 s are too short for so many on two busy cores.",
+        f"A request may take {PATIENCE} s; the client's default is too short for so many on two busy cores.",
         "",
         "| event | calls | p50 | p95 | longest |",
         "|---|---|---|---|---|",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
+import secrets
 import shutil
 import threading
 from collections import OrderedDict
@@ -63,6 +65,7 @@ class Heard(NamedTuple):
 SHIPPED = Source(os.environ.get("BUNDLE", str(CHECKPOINTS / "etude")), os.environ.get("BUNDLE_REVISION"))
 """Bundle that the page opens with."""
 
+_SECRET = secrets.token_bytes(32)
 _bundles: OrderedDict[Source, Loaded] = OrderedDict()
 _being_loaded: dict[Source, threading.Lock] = {}
 _table = threading.Lock()
@@ -144,5 +147,6 @@ def leave(request: gr.Request) -> None:
 
 
 def _folder(session_hash: str | None) -> Path:
-    """The browser chooses its session's name, so only a digest of it becomes part of a path."""
-    return Path(get_upload_folder()) / "visitors" / hashlib.sha256(str(session_hash).encode()).hexdigest()[:32]
+    """The browser chooses its session's name, and Gradio gives a file to anyone who knows its path: so it is a keyed digest."""
+    digest = hmac.new(_SECRET, str(session_hash).encode(), hashlib.sha256).hexdigest()
+    return Path(get_upload_folder()) / "visitors" / digest[:32]
