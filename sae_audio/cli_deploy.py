@@ -26,10 +26,11 @@ def add_deploy_command(commands: argparse._SubParsersAction, common: argparse.Ar
 
 
 def _deploy(arguments: argparse.Namespace) -> None:
-    from sae_audio.deploy import ROOT, check_settings, deploy_space, space_files
+    from sae_audio.deploy import ROOT, check_name, check_settings, deploy_space, space_files
 
     folder = arguments.folder or ROOT
     if arguments.dry_run:
+        check_name(arguments.space)
         files = space_files(folder)
         check_settings(files)
         size = sum(path.stat().st_size for path in files.values())

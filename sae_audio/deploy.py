@@ -72,6 +72,18 @@ def space_files(folder: str | os.PathLike = ROOT) -> dict[str, Path]:
     return {name: path for name, path in named.items() if not LEFT.search(name)}
 
 
+def check_name(repo_id: str) -> None:
+    """Raise ``ParameterError`` unless a name says whose Space it is: without, the Hub would make it and then not know it.
+
+    Parameters
+    ----------
+    repo_id : str
+        ``user/space``.
+    """
+    if repo_id.count("/") != 1:
+        raise ParameterError(f"'{repo_id}' is not the name of a Space; give user/space")
+
+
 def check_settings(files: Mapping[str, Path]) -> RepoCard:
     """Return README.md as a card if its front matter makes a Space of these files.
 
@@ -135,7 +147,7 @@ def deploy_space(
     Raises
     ------
     ParameterError
-        The folder is no clone, or its README.md describes no such Space. Nothing was sent.
+        The name is not ``user/space``, the folder is no clone, or its README.md describes no such Space. Nothing was sent.
     HubError
         The Hub refuses the settings, or the account (402: see ``FREE``), or could not be reached. The Space shows the version
         before or this one.
@@ -144,6 +156,7 @@ def deploy_space(
 
     from sae_audio.hub.client import retried, talking
 
+    check_name(repo_id)
     files, api = space_files(folder), HfApi(token=token)
     card = check_settings(files)
     with talking(repo_id):

@@ -169,6 +169,13 @@ def test_settings_that_do_not_fit_the_files_are_refused_here(clone, hub, name, o
     assert not hub.calls()
 
 
+@pytest.mark.parametrize("name", ["app", "a/b/c"])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_name_without_its_user_makes_no_space(clone, hub, capsys, name, dry):
+    assert cli.main(["deploy-space", name, "--folder", str(clone), *dry]) == 2
+    assert capsys.readouterr().err == f"error: '{name}' is not the name of a Space; give user/space\n" and not hub.calls()
+
+
 def test_a_folder_that_is_no_clone_is_refused(tmp_path):
     with pytest.raises(ParameterError, match=r"has no README.md, app.py, requirements.txt, sae_audio, ui; run from a clone"):
         space_files(tmp_path)
