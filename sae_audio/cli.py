@@ -176,6 +176,7 @@ def _analyse(arguments: argparse.Namespace) -> None:
     if arguments.json != "-":
         print("\n".join(view_lines(arguments.file, bundle, view, summary)))
         other = "" if arguments.bundle == str(DEFAULT_BUNDLE) else f" --bundle {arguments.bundle}"
+        other += f" --revision {arguments.revision}" if arguments.revision else ""
         print(f"\nnext: python -m sae_audio steer {arguments.file} --pitch +5 --loudness -6 --brightness +0.5{other}")
     write_json(arguments.json, summary)
     if arguments.probes:

@@ -31,7 +31,9 @@ def add_hub_commands(commands: argparse._SubParsersAction, common: argparse.Argu
     pull = commands.add_parser("pull", parents=[common], help="fetch a bundle from the Hub and check it")
     pull.add_argument("repo", metavar="REPO", help="user/name")
     pull.add_argument("--revision", help="branch, tag or commit (default: main)")
-    pull.add_argument("-o", "--output", metavar="FOLDER", help="copy it there: new, empty or a bundle (default: the Hub's cache)")
+    pull.add_argument(
+        "-o", "--output", dest="copy", metavar="FOLDER", help="copy it there: new, empty or a bundle (default: the Hub's cache)"
+    )
     pull.set_defaults(run=_pull)
 
     verify = commands.add_parser("verify", parents=[common], help="check every file of a bundle, and that it loads")
@@ -66,11 +68,11 @@ def _pull(arguments: argparse.Namespace) -> None:
     from sae_audio.hub import pull
     from sae_audio.sealed import check_replaceable, read_sealed, write_sealed
 
-    if arguments.output:
-        check_replaceable(Path(arguments.output).absolute())
+    if arguments.copy:
+        check_replaceable(Path(arguments.copy).absolute())
     folder = pull(arguments.repo, arguments.revision)
     files = read_sealed(folder)
-    placed = write_sealed(arguments.output, files) if arguments.output else folder
+    placed = write_sealed(arguments.copy, files) if arguments.copy else folder
     print(f"{arguments.repo} at commit {folder.name}: {_size(files)}, each as its manifest says")
     print(placed)
 

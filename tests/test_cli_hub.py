@@ -77,16 +77,17 @@ def test_push_pull_verify(hub, repo_id, folder, tmp_path, capsys):
     ]
     assert "all of it was there already" in call(capsys, "push", folder, repo_id)[1]
 
-    code, out, err = call(capsys, "pull", repo_id, "-o", tmp_path / "copy")
-    assert (code, err) == (0, "") and contents(tmp_path / "copy") == shown(hub, repo_id)
+    copy = tmp_path / "bundles" / "copy"  # as in the README: there need be no folder bundles
+    code, out, err = call(capsys, "pull", repo_id, "-o", copy)
+    assert (code, err) == (0, "") and contents(copy) == shown(hub, repo_id)
     assert out.splitlines() == [
         f"{repo_id} at commit {commit}: 13 files, 0.1 MB, each as its manifest says",
-        f"{tmp_path / 'copy'}",
+        f"{copy}",
     ]
     code, out, _ = call(capsys, "pull", repo_id, "--revision", "format-1")
     assert code == 0 and contents(Path(out.splitlines()[1])) == shown(hub, repo_id)
 
-    for source in (repo_id, tmp_path / "copy"):
+    for source in (repo_id, copy):
         code, out, err = call(capsys, "verify", source)
         assert (code, err) == (0, "") and out.startswith(str(source)) and "each as its manifest says (format 1)" in out
         assert out.splitlines()[1] == "loads: topk SAE of 16 features on 'etude-codec' (mean), 6 probes, 5 controls"
@@ -195,8 +196,9 @@ COMMANDS = {
 def test_every_command_takes_a_hub_id(command, hub, published, tone, tmp_path, capsys):
     words = {"SOUND": str(tone), "ID": published, "OUT.wav": str(tmp_path / "out.wav"), "OUT": str(tmp_path / "out")}
     arguments = [words.get(word, word) for word in COMMANDS[command]]
-    code, _, err = call(capsys, *arguments, "--revision", "format-1")
+    code, out, err = call(capsys, *arguments, "--revision", "format-1")
     assert code == 0, err
+    assert all(f"--bundle {published} --revision format-1" in line for line in out.splitlines() if line.startswith("next:"))
     assert hub.calls("GET", "/revision/format-1")
 
 
