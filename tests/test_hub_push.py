@@ -363,6 +363,12 @@ def test_the_hub_is_waited_for_as_long_as_it_asks_and_no_longer(hub, repo_id, fo
     assert no_wait == [31, 55] and f"wait {client.LONGEST_WAIT + 1} s and try again" in said
 
 
+def test_a_token_that_the_hub_repeats_is_blotted_out(hub, repo_id, folder, caplog):
+    repeated = {"X-Error-Message": "hf_jwt_eyJh.bGci-OiJI may not, hf_abc neither"}
+    hub.fail("POST", "/commit/", status=403, headers=repeated)
+    assert "(it says: hf_… may not, hf_… neither" in refused(hub, folder, repo_id, caplog)
+
+
 def test_waits_grow_and_end(hub, repo_id, folder, caplog, no_wait):
     hub.fail("POST", "/commit/", drop=True, times=999)
     with pytest.warns(UserWarning, match="the connection to the Hub failed"):

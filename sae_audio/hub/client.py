@@ -171,7 +171,7 @@ def _answered(error: Exception, repo_id: str) -> str:
 
 def _safe(text: str) -> str:
     """Return text that somebody else wrote, at most a line of it, with whatever looks like a token blotted out."""
-    return re.sub(r"\bhf_\w+", "hf_…", text)[:200]
+    return re.sub(r"\bhf_[\w.-]+", "hf_…", text)[:200]
 
 
 @contextmanager
