@@ -291,6 +291,9 @@ def test_access_is_explained(published, repo_id, hub, monkeypatch, no_wait):
         dataset_sources(repo_id, revision="v2")
     with pytest.raises(HubError, match="'alice/nothing' does not exist or is private"):
         dataset_sources("alice/nothing")
+    monkeypatch.setenv("HF_TOKEN", "hf_nonsense")
+    with pytest.raises(HubError, match="the Hub does not accept the token for data set"):
+        dataset_sources(repo_id)
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     hub.configure(repo_id, "dataset", gated="manual")
     with pytest.raises(HubError, match=r"is gated; accept its terms at .*, then run `hf auth login`"):

@@ -209,6 +209,8 @@ def _refused(repo: str, revision: str | None, error: BaseException) -> HubError:
         return HubError(f"data set '{repo}' has no revision '{revision}'; see {page}/tree/main for its branches and tags")
     if kind == "OfflineModeIsEnabled":
         return HubError(f"data set '{repo}' is streamed and needs the network; unset HF_HUB_OFFLINE, or use --audio FOLDER")
+    if getattr(getattr(error, "response", None), "status_code", None) == 401:
+        return HubError(f"the Hub does not accept the token for data set '{repo}'; run `hf auth login`, or set HF_TOKEN")
     return HubError(f"data set '{repo}' could not be reached ({kind}); check the network and run the same command again")
 
 
