@@ -222,8 +222,9 @@ def test_files_are_saved(explore):
 
 def test_a_link_opens_its_feature(open_page):
     page = open_page("?feature=42")
-    page.wait_for_selector("#card h2")
-    assert page.inner_text("#card h2").startswith("42")
+    page.wait_for_selector("#atlas-card h2")  # a link to a feature opens the Atlas, and Explore looks at it too
+    page.wait_for_function("document.querySelector('#atlas-card h2').textContent.startsWith('42')")
+    page.wait_for_function("document.querySelector('#card h2').textContent.startsWith('42')")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
