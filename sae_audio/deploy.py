@@ -1,6 +1,6 @@
 """Send the app to a Hugging Face Space: what it runs on and nothing else, as one commit.
 
-    app.py ui/ sae_audio/ checkpoints/ requirements.txt README.md LICENSE ──check──► Space (made if missing) ──► one commit
+    app.py ui/ sae_audio/ checkpoints/etude* requirements.txt README.md LICENSE ──check──► Space (made if missing) ──► one commit
 
 README.md carries the Space's settings in its front matter. They are checked here and by the Hub before anything is made.
 """
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 """The clone that this package is in."""
-SENT = ("README.md", "LICENSE", "app.py", "packages.txt", "requirements.txt", "checkpoints", "sae_audio", "ui")
+SHIPPED = ("checkpoints/etude", "checkpoints/etude-codec", "checkpoints/etude-flow")
+"""The models that come with the repository; a bundle of one's own beside them may be private, and goes by ``--bundle``."""
+SENT = ("README.md", "LICENSE", "app.py", "packages.txt", "requirements.txt", *SHIPPED, "sae_audio", "ui")
 """Files and folders that a Space needs; what else a clone holds (tests, runs, experiments) stays where it is."""
 NEEDED = ("README.md", "app.py", "requirements.txt", "sae_audio", "ui")
 """Of these, what there must be."""

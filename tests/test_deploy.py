@@ -41,7 +41,8 @@ KEPT_BACK = (
         "ui/.DS_Store",
         "ui/__pycache__/page.pyc",
         "sae_audio/x.pyc",
-        "checkpoints/own.work/latents/shard.safetensors",
+        "checkpoints/own/sae.safetensors",
+        "checkpoints/etude.work/latents/shard.safetensors",
     ),
 )
 
