@@ -175,7 +175,8 @@ class Bundle:
         BundleError
             The parts do not fit each other.
         HubError
-            Refused, or out of reach. The bundle is kept in a folder that the message names, with the command that goes on.
+            Refused before anything is saved; or out of reach later: the bundle is then kept in a folder that the message
+            names, with the command that goes on.
         """
         from sae_audio.hub import check_push, push
 

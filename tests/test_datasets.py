@@ -298,6 +298,12 @@ def test_access_is_explained(published, repo_id, hub, monkeypatch, no_wait):
     hub.configure(repo_id, "dataset", gated="manual")
     with pytest.raises(HubError, match=r"is gated; accept its terms at .*, then run `hf auth login`"):
         dataset_sources(repo_id)
+    for status, said in ((403, "this token may not read data set"), (429, "answered 429"), (503, "answered 503")):
+        hub.reset()
+        hub.fail("GET", "/api/datasets/", status=status, times=10**6)
+        with pytest.raises(HubError, match=said):
+            dataset_sources(repo_id)
+    hub.reset()
     hub.fail("GET", "/api/datasets/", drop=True, times=10**6)
     with pytest.raises(HubError, match=r"could not be reached \(\w+\); check the network"):
         dataset_sources(repo_id)

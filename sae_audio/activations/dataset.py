@@ -209,8 +209,13 @@ def _refused(repo: str, revision: str | None, error: BaseException) -> HubError:
         return HubError(f"data set '{repo}' has no revision '{revision}'; see {page}/tree/main for its branches and tags")
     if kind == "OfflineModeIsEnabled":
         return HubError(f"data set '{repo}' is streamed and needs the network; unset HF_HUB_OFFLINE, or use --audio FOLDER")
-    if getattr(getattr(error, "response", None), "status_code", None) == 401:
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if status == 401:
         return HubError(f"the Hub does not accept the token for data set '{repo}'; run `hf auth login`, or set HF_TOKEN")
+    if status == 403:
+        return HubError(f"this token may not read data set '{repo}'; run `hf auth login` with one that may")
+    if status == 429 or status >= 500:
+        return HubError(f"the Hub answered {status} for data set '{repo}'; wait a little and run the same command again")
     return HubError(f"data set '{repo}' could not be reached ({kind}); check the network and run the same command again")
 
 
