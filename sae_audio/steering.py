@@ -28,11 +28,12 @@ from torch import Tensor
 
 from sae_audio.bundle import Bundle
 from sae_audio.calibration import Heard, Move, changes, median, slopes, spectral_distance
-from sae_audio.control import AUDIBLE_DB, AXES, UNITS, ControlVector, apply, axis, axis_change, note_change
+from sae_audio.control import AUDIBLE_DB, AXES, UNITS, ControlVector, apply, axis_change, note_change
 from sae_audio.descriptors import to_db
 from sae_audio.diffrhythm.sampler import Hook, Step
 from sae_audio.errors import ParameterError
 from sae_audio.latent_spaces.base import Codec
+from sae_audio.pipeline import feature_control
 
 Window = tuple[float, float]
 """First and last flow time that is steered, 0 (noise) to 1 (the result); the first counts, the last does not."""
@@ -330,14 +331,9 @@ def _level(bundle: Bundle, latents: Tensor) -> Tensor:
 
 def _feature_move(bundle: Bundle, feature: int, strength: float) -> Move:
     """Add a multiple of a feature's typical activation."""
-    typical = bundle.atlas.feature(feature).mean
-    if typical <= 0:
-        raise ParameterError(f"feature {feature} never fired in training, so it has no typical activation to add")
     if not math.isfinite(strength):
         raise ParameterError(f"the strength of feature {feature} is {strength}; give a finite number such as 1.5")
-    direction = torch.zeros(bundle.sae.config.d_sae)
-    direction[feature] = typical
-    control = axis("feature", "feature", "acts", direction)
+    control = feature_control(bundle, feature)
     return control, axis_change(control, strength)
 
 
