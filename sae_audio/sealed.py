@@ -8,6 +8,7 @@ Nothing here knows what the files mean; ``bundle`` does.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sae_audio.errors import BundleError
+from sae_audio.errors import BundleError, one_line
 
 FORMAT = "sae_audio bundle"
 FORMAT_VERSION = 1
@@ -36,11 +37,6 @@ AGAIN = "copy or download the bundle again"
 def to_json(value: object) -> bytes:
     """Return JSON with sorted keys, so that equal values give equal bytes."""
     return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def one_line(error: object) -> str:
-    """Return an error's text on one line."""
-    return " ".join(str(error).split())
 
 
 def manifest_of(files: Mapping[str, bytes]) -> bytes:
@@ -78,6 +74,8 @@ def write_sealed(folder: str | os.PathLike, files: Mapping[str, bytes]) -> Path:
     check_replaceable(folder)
     partial = folder.with_name(f".{folder.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.partial-*"):  # by a save that was killed
+            shutil.rmtree(left, ignore_errors=True)
         for name, content in {**files, MANIFEST: manifest_of(files)}.items():
             _write(partial / name, content)
         _swap(partial, folder)

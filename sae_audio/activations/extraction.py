@@ -34,6 +34,7 @@ from sae_audio.activations.store import (
     write_shard,
 )
 from sae_audio.errors import DataError
+from sae_audio.files import make_folder
 from sae_audio.latent_spaces.base import LatentSpace
 from sae_audio.latent_spaces.signature import same_weights, signature
 
@@ -143,7 +144,7 @@ def _head(space: LatentSpace, seed: int, tracker: str, settings: dict | None) ->
 
 def _claim(out_dir: Path, head: dict, rank: int) -> None:
     """Begin a store, or check that the one in the folder is of the same space, weights and settings."""
-    out_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(out_dir)
     if (out_dir / "index.json").exists():
         _check_same(out_dir, read_index(out_dir), head)
     elif rank == 0:

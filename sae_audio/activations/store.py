@@ -8,7 +8,6 @@ what must agree when a store is resumed, the split of every recording and where 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from sae_audio.descriptors import Descriptors
 from sae_audio.errors import DataError, ParameterError
+from sae_audio.files import replacing, write_bytes
 from sae_audio.spec import LatentSpec
 
 FORMAT = 1
@@ -151,9 +151,8 @@ def write_shard(folder: Path, rank: int, tensors: dict[str, Tensor], recordings:
     """Add a shard whole or not at all; ``recordings`` lists (name, version, frames, reason), reason "" where it is usable."""
     numbers = [int(path.stem.split("-")[2]) for path in folder.glob(f"shard-{rank:03d}-*.safetensors")]
     path = folder / f"shard-{rank:03d}-{max(numbers, default=-1) + 1:05d}.safetensors"
-    temporary = path.with_name(f".{path.name}")
-    save_file(tensors, temporary, metadata={"recordings": json.dumps(recordings)})
-    os.replace(temporary, path)
+    with replacing(path, alone=True) as temporary:
+        save_file(tensors, temporary, metadata={"recordings": json.dumps(recordings)})
 
 
 def shard_contents(folder: Path) -> dict[tuple[str, str], Stored | Skipped]:
@@ -193,6 +192,4 @@ def read_index(folder: Path) -> dict:
 
 def write_index(folder: Path, index: dict) -> None:
     """Write ``index.json`` whole or not at all."""
-    temporary = folder / ".index.json"
-    temporary.write_text(json.dumps(index, sort_keys=True, indent=2))
-    os.replace(temporary, folder / "index.json")
+    write_bytes(folder / "index.json", json.dumps(index, sort_keys=True, indent=2).encode(), alone=True)

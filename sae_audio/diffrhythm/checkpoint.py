@@ -19,7 +19,7 @@ from torch import Tensor
 from sae_audio.diffrhythm.dit import DiT, DiTConfig
 from sae_audio.diffrhythm.generator import GUIDANCE, Generator
 from sae_audio.errors import LatentSpaceError, ParameterError
-from sae_audio.files import write_bytes
+from sae_audio.files import make_folder, write_bytes
 
 PREFIX = "transformer."
 KIND, FORMAT = "etude-flow", 1
@@ -153,12 +153,12 @@ def save_generator(model: Generator, folder: str | Path, *, dtype: torch.dtype =
         Precision on disk; loading returns to float32.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in model.state_dict().items()}
     facts = {"dit": model.dit.config.to_dict(), "styles": list(model.style_names), "guidance": model.guidance}
     config = {"model": KIND, "format": FORMAT, **facts}
-    write_bytes(folder / "model.safetensors", save(tensors))
-    write_bytes(folder / "config.json", (json.dumps(config, sort_keys=True, indent=2) + "\n").encode())
+    write_bytes(folder / "model.safetensors", save(tensors), alone=True)
+    write_bytes(folder / "config.json", (json.dumps(config, sort_keys=True, indent=2) + "\n").encode(), alone=True)
 
 
 def load_generator(folder: str | Path, *, device: str | torch.device = "cpu") -> Generator:

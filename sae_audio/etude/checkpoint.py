@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.etude.codec import CodecConfig, SpectralVAE
+from sae_audio.files import make_folder, replacing, write_bytes
 
 
 def save_codec(model: SpectralVAE, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
@@ -27,13 +27,12 @@ def save_codec(model: SpectralVAE, folder: Path, *, dtype: torch.dtype = torch.f
     dtype : torch.dtype
         Precision on disk; loading returns to float32. The card has the measured cost of float16.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors.part")
-    os.replace(folder / "model.safetensors.part", folder / "model.safetensors")
+    with replacing(folder / "model.safetensors", alone=True) as temporary:
+        save_file(tensors, temporary)
     text = json.dumps({"model": "etude-codec", "format": 1, "codec": model.config.to_dict()}, sort_keys=True, indent=2)
-    (folder / "config.json.part").write_text(text + "\n", encoding="utf-8")
-    os.replace(folder / "config.json.part", folder / "config.json")
+    write_bytes(folder / "config.json", (text + "\n").encode(), alone=True)
 
 
 def load_codec(folder: Path) -> SpectralVAE:

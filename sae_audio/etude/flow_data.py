@@ -110,7 +110,7 @@ def corpus_data(path: Path, minutes: float, seed: int, split: str, codec: EtudeC
     if path.exists():
         return _read(path, origin)
     data = encode_clips(list(corpus(minutes, seed, source, split=split)), codec)
-    write_bytes(path, save(data._asdict(), metadata={"origin": json.dumps(origin)}))
+    write_bytes(path, save(data._asdict(), metadata={"origin": json.dumps(origin)}), alone=True)
     return data
 
 

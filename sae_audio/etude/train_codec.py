@@ -13,8 +13,6 @@ last quarter of the steps, so that a run can be extended from any checkpoint bef
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,10 +23,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from sae_audio.errors import DataError
 from sae_audio.etude.checkpoint import save_codec
 from sae_audio.etude.codec import CodecConfig, SpectralVAE, compress
 from sae_audio.etude.codec_data import make_batch, render_split
 from sae_audio.etude.codec_loss import CodecLoss
+from sae_audio.files import append_row, make_folder, read_rows, replacing, write_rows
 
 PCA_FRAMES = 60_000
 """Frames that the PCA and the latents' mean and standard deviation are estimated on."""
@@ -135,22 +135,25 @@ def train(recipe: Recipe, config: CodecConfig) -> SpectralVAE:
 
 def fit(recipe: Recipe, config: CodecConfig, clips: Tensor, held: Tensor) -> SpectralVAE:
     """Train on clips ``[clips, N]``, watch held-out clips ``[clips, N]`` and write the codec to ``recipe.out``."""
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    make_folder(recipe.out)
+    log, state = recipe.out / "log.jsonl", recipe.out / "training.safetensors"
     model, loss = _new(recipe, config), CodecLoss(config)
     optimizer = torch.optim.AdamW(_learnt(model).values(), recipe.lr, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
     if recipe.resume:
-        first = load_training(recipe.out / "training.safetensors", model, optimizer)
+        first = load_training(state, model, optimizer)
     else:
         first = 0
+        state.unlink(missing_ok=True)  # of another run
         fit_pca(model, clips, recipe.seed)
+    write_rows(log, read_rows(log, first) if first else [])
     began = time.process_time()
     for step in tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="train codec", unit="step"):
         optimizer.param_groups[0]["lr"] = learning_rate(step, recipe)
         terms = train_step(model, loss, optimizer, *_draw(model, clips, recipe, step))
         if (step + 1) % recipe.eval_every == 0:
             row = {"step": step + 1, "cpu_s": time.process_time() - began, "train": terms}
-            _log(recipe.out / "log.jsonl", row | {"validation": evaluate(model, loss, held)})
-            save_training(recipe.out / "training.safetensors", model, optimizer)
+            append_row(log, row | {"validation": evaluate(model, loss, held)})
+            save_training(state, model, optimizer)
     standardise(model, clips, recipe.seed)
     save_codec(model, recipe.out)
     return model
@@ -176,13 +179,14 @@ def save_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimiz
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, state in zip(_learnt(model), optimizer.state_dict()["state"].values(), strict=True):
         tensors |= {f"{key}.{name}": value for key, value in state.items()}
-    part = path.with_suffix(".part")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, part)
-    os.replace(part, path)
+    with replacing(path, alone=True) as temporary:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
 
 
 def load_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimizer) -> int:
     """Read what ``save_training`` wrote and return the number of steps already taken."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist, so there is nothing to resume; run without --resume")
     tensors = load_file(path)
     model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
     keys = ("step", "exp_avg", "exp_avg_sq")
@@ -193,11 +197,6 @@ def load_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimiz
 
 def _learnt(model: SpectralVAE) -> dict[str, torch.nn.Parameter]:
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
-
-
-def _log(path: Path, row: dict) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, sort_keys=True) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -37,7 +37,7 @@ from sae_audio.diffrhythm.generator import Generator
 from sae_audio.errors import DataError
 from sae_audio.etude.flow_batch import draw, flow_loss
 from sae_audio.etude.flow_data import N_TOKENS, FlowData, corpus_data, style_names
-from sae_audio.files import write_bytes
+from sae_audio.files import append_row, make_folder, read_rows, write_bytes, write_rows
 from sae_audio.latent_spaces.etude import EtudeCodec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,7 +148,7 @@ class Trainer:
             tensors |= {f"{key}.{name}": value for key, value in state.items()}
         metadata = {"recipe": json.dumps(self._origin())}
         content = save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata=metadata)
-        write_bytes(self.recipe.out / "training.safetensors", content)
+        write_bytes(self.recipe.out / "training.safetensors", content, alone=True)
         save_generator(self.ema, self.recipe.out)
 
     def load(self) -> int:
@@ -178,7 +178,7 @@ class Trainer:
 
 def train(recipe: Recipe, config: DiTConfig = ETUDE_FLOW) -> Generator:
     """Encode the corpus, train on its training split and write the model to ``recipe.out``; return the averaged model."""
-    recipe.out.mkdir(parents=True, exist_ok=True)
+    make_folder(recipe.out)
     codec = EtudeCodec.load(recipe.codec)
     data = corpus_data(recipe.out / "data-train.safetensors", recipe.minutes, recipe.seed, "train", codec)
     held = corpus_data(recipe.out / "data-validation.safetensors", min(recipe.minutes, 100), recipe.seed, "validation", codec)
@@ -187,12 +187,14 @@ def train(recipe: Recipe, config: DiTConfig = ETUDE_FLOW) -> Generator:
 
 def fit(recipe: Recipe, config: DiTConfig, data: FlowData, held: FlowData) -> Generator:
     """Train on encoded clips, watch held-out ones, write to ``recipe.out``; return the averaged model."""
-    trainer, began, losses = Trainer(recipe, config), time.time(), []
+    trainer, began, losses, log = Trainer(recipe, config), time.time(), [], recipe.out / "log.jsonl"
     if recipe.resume:
         first = trainer.load()
     else:
         first = 0
+        (recipe.out / "training.safetensors").unlink(missing_ok=True)  # of another run
         trainer.standardise(data)
+    write_rows(log, read_rows(log, first) if first else [])
     progress = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="train flow", unit="step", mininterval=5)
     for step in progress:
         losses.append(trainer.step(data, step))
@@ -200,15 +202,10 @@ def fit(recipe: Recipe, config: DiTConfig, data: FlowData, held: FlowData) -> Ge
             row = {"step": step + 1, "wall_s": time.time() - began, "train": sum(losses) / len(losses)}
             row["validation"] = trainer.evaluate(held)
             progress.set_postfix(loss=f"{row['train']:.4f}", held=f"{sum(row['validation'].values()) / 5:.4f}")
-            _log(recipe.out / "log.jsonl", row)
+            append_row(log, row)
             trainer.save()
             losses = []
     return trainer.ema.eval()
-
-
-def _log(path: Path, row: dict) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, sort_keys=True) + "\n")
 
 
 def export(run: Path, out: Path) -> None:

@@ -7,7 +7,6 @@ hold rows of later steps, or half a row; resuming drops them.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_audio.errors import ParameterError
+from sae_audio.files import replacing
 from sae_audio.sae import SAE
 
 STATE = "training.safetensors"
@@ -44,10 +44,9 @@ def save_checkpoint(folder: Path, sae: SAE, optimiser: torch.optim.Optimizer, si
     """
     tensors = {f"sae.{name}": value for name, value in sae.state_dict().items()} | optimiser_tensors(optimiser)
     tensors = {name: value.detach().cpu().contiguous() for name, value in (tensors | {"since": since}).items()}
-    temporary = folder / f".{STATE}.part"
-    # One key: safetensors writes several in an order that changes from run to run.
-    save_file(tensors, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
-    os.replace(temporary, folder / STATE)
+    with replacing(folder / STATE, alone=True) as temporary:
+        # One key: safetensors writes several in an order that changes from run to run.
+        save_file(tensors, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
 
 
 def load_checkpoint(folder: Path, sae: SAE, optimiser: torch.optim.Optimizer, since: Tensor, settings: dict) -> int:
@@ -84,24 +83,3 @@ def check_settings(folder: Path, saved: dict, wanted: dict) -> None:
                     f"cannot resume {folder}: it was trained with {group} {name} = {saved[group].get(name)}, not {value}; "
                     "use the same settings, another folder, or resume=False"
                 )
-
-
-def read_history(folder: Path, step: int) -> list[dict]:
-    """Return the history rows up to a step; a half-written last line is dropped."""
-    if not (folder / HISTORY).exists():
-        return []
-    lines = (folder / HISTORY).read_text().split("\n")[:-1]
-    return [row for row in map(json.loads, lines) if row["step"] <= step]
-
-
-def start_history(folder: Path, rows: list[dict]) -> None:
-    """Write the history anew with these rows, atomically."""
-    temporary = folder / f".{HISTORY}.part"
-    temporary.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
-    os.replace(temporary, folder / HISTORY)
-
-
-def append_history(folder: Path, row: dict) -> None:
-    """Add one row to the history."""
-    with open(folder / HISTORY, "a") as file:
-        file.write(json.dumps(row, sort_keys=True) + "\n")

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_audio.errors import DataError, ParameterError
+from sae_audio.files import append_row, make_folder, read_rows, write_rows
 from sae_audio.metrics import fvu
 from sae_audio.sae import SAE, SAEConfig, build_sae
 from sae_audio.training import checkpoint
@@ -216,11 +217,13 @@ def train_sae(
     with joined_ranks(device) as ranks:
         run = Run(latents, config, train, ranks)
         first = run.load(folder) if folder and resume else 0
-        history = checkpoint.read_history(folder, first) if first else []
+        history = read_rows(folder / checkpoint.HISTORY, first) if first else []
         writer = folder if ranks.rank == 0 else None
         if writer:
-            writer.mkdir(parents=True, exist_ok=True)
-            checkpoint.start_history(writer, history)
+            make_folder(writer)
+            if not first:  # or a run that is killed before it saves would go on from that of the run before it
+                (writer / checkpoint.STATE).unlink(missing_ok=True)
+            write_rows(writer / checkpoint.HISTORY, history)
         history += run_steps(run, first, validation, writer, progress and ranks.rank == 0)
     return TrainResult(run.sae.cpu(), history)
 
@@ -242,7 +245,7 @@ def run_steps(run: Run, first: int, validation: Tensor | None, folder: Path | No
         if row:
             history.append(row)
         if row and folder:
-            checkpoint.append_history(folder, row)
+            append_row(folder / checkpoint.HISTORY, row)
         if folder and run.due(train.checkpoint_every, number):
             run.save(folder, number)
     return history
