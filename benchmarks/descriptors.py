@@ -19,8 +19,10 @@ from itertools import islice
 import numpy as np
 import torch
 
-from sae_audio.descriptors import SILENCE_DB, TRACKERS, describe, to_db
+from sae_audio.descriptors import describe
 from sae_audio.etude.corpus import FRAME_RATE, SAMPLE_RATE, Clip, corpus
+from sae_audio.trackers import TRACKERS
+from sae_audio.units import SILENCE_DB, to_db
 
 HOP = round(SAMPLE_RATE / FRAME_RATE)
 GRIDS = {"étude": (16_000, 320), "EnCodec 24 kHz": (24_000, 320), "EnCodec 32 kHz": (32_000, 640)}

@@ -31,10 +31,11 @@ from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
 from sae_audio.audio import read, resample
-from sae_audio.descriptors import describe, to_db
+from sae_audio.descriptors import describe
 from sae_audio.errors import DataError
 from sae_audio.etude.corpus import Clip, corpus
 from sae_audio.latent_spaces.etude import EtudeCodec
+from sae_audio.units import to_db
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE, HOP = 16_000, 320

@@ -28,13 +28,14 @@ import torch
 from scipy.stats import wasserstein_distance
 from torch import Tensor
 
-from sae_audio.descriptors import describe, midi_to_hz, to_db
+from sae_audio.descriptors import describe
 from sae_audio.diffrhythm.checkpoint import load_generator
 from sae_audio.diffrhythm.generator import Generator
 from sae_audio.diffrhythm.sampler import sample
 from sae_audio.etude.corpus import Clip, corpus
 from sae_audio.etude.flow_data import N_PITCHES, note_tokens, style_names
 from sae_audio.latent_spaces.etude import EtudeCodec
+from sae_audio.units import midi_to_hz, to_db
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE, HOP, FRAMES = 16_000, 320, 250

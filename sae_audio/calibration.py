@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from sae_audio.control import AUDIBLE_DB, AXES, ControlVector, apply, axis_change, note_change
-from sae_audio.descriptors import Descriptors, hz_to_midi, to_db
+from sae_audio.descriptors import Descriptors
 from sae_audio.sae.base import SAE
+from sae_audio.units import hz_to_midi, to_db
 
 
 class Heard(NamedTuple):

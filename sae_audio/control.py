@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae_audio.descriptors import Descriptors, to_db
+from sae_audio.descriptors import Descriptors
 from sae_audio.errors import DataError, ParameterError
 from sae_audio.sae.base import SAE
+from sae_audio.units import to_db
 
 AXES = ("pitch", "loudness", "brightness")
 """Order of every response: semitones, dB, octaves of spectral centroid."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from sae_audio.activations import ActivationStore
 from sae_audio.calibration import Clips, Heard, Hold, Measure, Trial, axis_trial, isolation, shift_trial
 from sae_audio.control import AUDIBLE_DB, AXES, ControlVector
-from sae_audio.descriptors import Descriptors, describe, hz_to_midi, to_db
+from sae_audio.descriptors import Descriptors, describe
 from sae_audio.errors import DataError, ParameterError
 from sae_audio.latent_spaces.base import Codec
 from sae_audio.metrics import fvu, matched_cosines, r2
@@ -22,6 +22,7 @@ from sae_audio.sae import SAE
 from sae_audio.sae.init import decoder_rows
 from sae_audio.sae.sparse import csr
 from sae_audio.training import started_sae
+from sae_audio.units import hz_to_midi, to_db
 
 Reader = Callable[[Tensor], Tensor]
 """Latents [N, d_in] -> what a probe reads, [N, n], dense or sparse CSR."""

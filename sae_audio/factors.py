@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_audio.descriptors import describe, hz_to_midi, to_db
+from sae_audio.descriptors import describe
 from sae_audio.errors import ParameterError
+from sae_audio.units import hz_to_midi, to_db
 
 FAMILIES = ("pitch", "formants", "quality", "MFCC", "spectral", "loudness", "rhythm")
 FRAME_SECONDS = 0.01

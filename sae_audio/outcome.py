@@ -14,9 +14,10 @@ from torch import Tensor
 from sae_audio.bundle import Bundle
 from sae_audio.calibration import changes, median
 from sae_audio.control import AUDIBLE_DB, AXES
-from sae_audio.descriptors import Descriptors, hz_to_midi, to_db
+from sae_audio.descriptors import Descriptors
 from sae_audio.pipeline import Steered, Target
 from sae_audio.properties import axis_values
+from sae_audio.units import hz_to_midi, to_db
 
 WHOLE = 0.99
 """A frame counts as edited when it gets this share of the largest change: frames of a fade are on their way."""

@@ -20,8 +20,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sae_audio.descriptors import SILENCE_DB, Descriptors, hz_to_midi, to_db
+from sae_audio.descriptors import Descriptors
 from sae_audio.errors import ParameterError
+from sae_audio.units import SILENCE_DB, hz_to_midi, to_db
 
 NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 PITCH_LOWEST, PITCH_CLASSES = 36, 66  # MIDI C2; C2 to F7

@@ -29,11 +29,11 @@ from torch import Tensor
 from sae_audio.bundle import Bundle
 from sae_audio.calibration import Heard, Move, changes, median, slopes, spectral_distance
 from sae_audio.control import AUDIBLE_DB, AXES, UNITS, ControlVector, apply, axis_change, note_change
-from sae_audio.descriptors import to_db
 from sae_audio.diffrhythm.sampler import Hook, Step
 from sae_audio.errors import ParameterError
 from sae_audio.latent_spaces.base import Codec
 from sae_audio.pipeline import feature_control
+from sae_audio.units import to_db
 
 Window = tuple[float, float]
 """First and last flow time that is steered, 0 (noise) to 1 (the result); the first counts, the last does not."""

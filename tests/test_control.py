@@ -22,9 +22,10 @@ from sae_audio.calibration import (
     steer_latents,
 )
 from sae_audio.control import ControlVector, apply, axis_change, edit, note_change, paper_edit, partial_effects
-from sae_audio.descriptors import Descriptors, midi_to_hz
+from sae_audio.descriptors import Descriptors
 from sae_audio.errors import DataError, ParameterError
 from sae_audio.sae import VARIANTS, SAEConfig, build_sae
+from sae_audio.units import midi_to_hz
 
 NOTES = 5
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from sae_audio import descriptors
-from sae_audio.descriptors import TRACKERS, describe, frame_centroid, frame_rms, hz_to_midi, midi_to_hz, to_db, window_length
+from sae_audio.descriptors import describe, frame_centroid, frame_rms, window_length
 from sae_audio.errors import ParameterError
+from sae_audio.trackers import TRACKERS
+from sae_audio.units import hz_to_midi, midi_to_hz, to_db
 
 GRIDS = [(16_000, 320), (24_000, 320), (32_000, 640), (44_100, 2048), (48_000, 320), (24_000, 1920), (22_050, 441)]
 

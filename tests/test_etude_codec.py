@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sae_audio.latent_spaces.etude as adapter
-from sae_audio.descriptors import describe, to_db
+from sae_audio.descriptors import describe
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.etude.checkpoint import load_codec, save_codec
 from sae_audio.etude.codec import CodecConfig, Posterior, SpectralVAE, compress, expand
@@ -18,6 +18,7 @@ from sae_audio.etude.codec_loss import CodecLoss, kl_divergence
 from sae_audio.etude.phase import turns_per_hop
 from sae_audio.etude.train_codec import Recipe, fit, learning_rate
 from sae_audio.latent_spaces.etude import EtudeCodec
+from sae_audio.units import to_db
 
 RATE, HOP = 16_000, 320
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "etude-codec"

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sae_audio.descriptors import Descriptors, midi_to_hz
+from sae_audio.descriptors import Descriptors
 from sae_audio.errors import ParameterError
 from sae_audio.evaluation import (
     Frames,
@@ -22,6 +22,7 @@ from sae_audio.evaluation import (
 )
 from sae_audio.metrics import dead_share, fvu, l0
 from sae_audio.sae import VARIANTS, SAEConfig, build_sae
+from sae_audio.units import midi_to_hz
 
 D_IN = 8
 

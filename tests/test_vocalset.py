@@ -6,8 +6,9 @@ import soundfile
 import torch
 
 from experiments._voice import TECHNIQUES, Voice, gain, sing, write_corpus
-from sae_audio.descriptors import describe, to_db
+from sae_audio.descriptors import describe
 from sae_audio.errors import DataError, ParameterError
+from sae_audio.units import to_db
 from sae_audio.vocalset import SINGERS, TEST_SINGERS, folder_clips, held_out, vocalset_clips
 
 RATE = 16_000

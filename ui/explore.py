@@ -11,9 +11,9 @@ import gradio as gr
 from torch import Tensor
 
 from sae_audio.audition import WAYS, Audition, audition
-from sae_audio.descriptors import to_db
 from sae_audio.errors import ParameterError
 from sae_audio.pipeline import View, analyse
+from sae_audio.units import to_db
 from ui import examples, session
 from ui.examples import EXAMPLES
 from ui.feature_card import card_of, feature_card, moment

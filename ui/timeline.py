@@ -26,9 +26,10 @@ from torch import Tensor
 
 from sae_audio.activity import ranked_activity
 from sae_audio.bundle import Bundle
-from sae_audio.descriptors import SILENCE_DB, Descriptors, to_db
+from sae_audio.descriptors import Descriptors
 from sae_audio.pipeline import View
 from sae_audio.properties import Property
+from sae_audio.units import SILENCE_DB, to_db
 from ui.colours import colour_maps
 from ui.component import component
 
