@@ -1,10 +1,11 @@
 """Labelled clips: the unpacked VocalSet archive, or any folder of class folders, split so that no singer is on both sides.
 
-VocalSet (Wilkins, Seetharaman, Wahl and Pardo, ISMIR 2018; CC BY 4.0): 20 professional singers, 17 techniques, 44.1 kHz. Versions
-1.1 and 1.2 unpack to ``FULL/<singer>/<context>/<technique>/*.wav``, beside ``data_by_*`` folders with the same recordings again
-and a ``__MACOSX`` folder; both are left out. As arXiv 2509.24793 does, ten techniques are taken, and of them the files whose name
-ends in a vowel, a key (c, f) or ``spoken``: the others are uncut recordings. Unlike its code, which loses them, the files under
-the misspelt technique ``vibrado`` count as vibrato. Singers are told by folder, since some file names lack theirs.
+VocalSet (Wilkins, Seetharaman, Wahl and Pardo, ISMIR 2018; CC BY 4.0): 20 professional singers, 17 techniques, 44.1 kHz.
+``VocalSet11.zip`` unpacks to ``FULL/<singer>/<context>/<technique>/*.wav``; ``VocalSet1-2.zip`` has the same tree under
+``data_by_singer``, and the recordings twice more under ``data_by_technique`` and ``data_by_vowel``. Either is taken, once; a
+``__MACOSX`` folder is left out. As arXiv 2509.24793 does, ten techniques are taken, and of them the files whose name ends in a
+vowel, a key (c, f) or ``spoken``: the others are uncut recordings. Unlike its code, which loses them, the files under the
+misspelt technique ``vibrado`` count as vibrato. Singers are told by folder, since some file names lack theirs.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def vocalset_clips(folder: str | Path, *, partial: bool = False) -> list[Labelle
     Parameters
     ----------
     folder : path
-        The folder that was unpacked to, or ``FULL`` in it.
+        The folder that was unpacked to, or ``FULL`` or ``data_by_singer`` in it.
     partial : bool
         Take what there is instead of refusing a folder without all 20 singers and 10 techniques. Both splits need a singer.
 
@@ -125,7 +126,7 @@ def folder_clips(folder: str | Path, *, group: str | None = None, seed: int = 0)
 
 
 def held_out(labels: Sequence[str], groups: Sequence[str], seed: int) -> set[int]:
-    """Choose about a fifth of the rows, whole groups at a time and classes alike where groups allow it.
+    """Choose about a fifth of the rows, whole groups at a time, classes alike and on both sides where groups allow it.
 
     Parameters
     ----------
@@ -154,18 +155,21 @@ def held_out(labels: Sequence[str], groups: Sequence[str], seed: int) -> set[int
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # it may be on one side only; the caller checks
-        return set(next(splitter.split(labels, labels, groups))[1].tolist())
+        choices = [set(rows.tolist()) for _, rows in splitter.split(labels, labels, groups)]
+    # A class of few clips is all on one side of some folds: of those that split most classes, the first.
+    return max(choices, key=lambda held: len({labels[i] for i in held} & {labels[i] for i in {*range(len(labels))} - held}))
 
 
 def _singers(folder: Path) -> dict[str, Path]:
     """Return the folder of every singer, leaving out the archive's second copies."""
     if not folder.is_dir():
-        raise DataError(f"'{folder}' is not a folder; unpack {ARCHIVE} and give the folder that holds FULL")
+        raise DataError(f"'{folder}' is not a folder; unpack {ARCHIVE} and give the folder that it unpacks to")
+    homes = [path for path in sorted(folder.rglob("*")) if path.name in SINGERS and path.is_dir()]
+    places = {path: path.relative_to(folder).parts for path in homes}
+    kept = [path for path in homes if "__MACOSX" not in places[path]]
+    whole = [path for path in kept if not any(part.startswith("data_by_") for part in places[path])]
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        place = path.relative_to(folder).parts
-        if path.name not in SINGERS or not path.is_dir() or any(p == "__MACOSX" or p.startswith("data_by_") for p in place):
-            continue
+    for path in whole or [path for path in kept if "data_by_singer" in places[path]]:
         if path.name in found:
             raise DataError(f"{folder} has {path.name} twice: {found[path.name]} and {path}; give the folder of one archive")
         found[path.name] = path
@@ -173,7 +177,7 @@ def _singers(folder: Path) -> dict[str, Path]:
         there = sorted(path.name for path in folder.iterdir())
         raise DataError(
             f"{folder} is not the unpacked VocalSet: there is no singer's folder (female1 to female9, male1 to male11) in it, "
-            f"but {_few(there)}; unpack {ARCHIVE} and give the folder that holds FULL, or pass --labels from-folders"
+            f"but {_few(there)}; unpack {ARCHIVE} and give the folder that it unpacks to, or pass --labels from-folders"
         )
     return found
 

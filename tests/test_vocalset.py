@@ -21,11 +21,11 @@ def touch(folder, *names):
     return folder
 
 
-def archive(folder, singers=SINGERS):
+def archive(folder, singers=SINGERS, tree="FULL"):
     """Every singer and technique once, as the files are named."""
     short = {singer: singer[0] + singer.strip("aefml") for singer in singers}
     names = [
-        f"FULL/{singer}/{'excerpts' if technique == 'spoken' else 'long_tones'}/{technique}/{short[singer]}_{ending}.wav"
+        f"{tree}/{singer}/{'excerpts' if technique == 'spoken' else 'long_tones'}/{technique}/{short[singer]}_{ending}.wav"
         for singer in singers
         for technique in TECHNIQUES
         for ending in (["dona_spoken"] if technique == "spoken" else [f"long_{technique}_{vowel}" for vowel in "ao"])
@@ -48,6 +48,15 @@ def test_the_whole_archive_with_the_publishers_split(tmp_path):
 def test_any_folder_around_the_singers_will_do(tmp_path, root):
     folder = archive(tmp_path / "VocalSet1-2" if root == "VocalSet1-2" else tmp_path)
     assert len(vocalset_clips(tmp_path if root == "VocalSet1-2" else folder / root)) == 380
+
+
+def test_version_1_2_has_the_tree_under_another_name_and_the_recordings_three_times(tmp_path):
+    archive(tmp_path / "VocalSet1-2", tree="data_by_singer")
+    touch(tmp_path / "VocalSet1-2", "data_by_technique/belt/f1_long_belt_a.wav", "data_by_vowel/a/f1_long_belt_a.wav")
+    touch(tmp_path / "__MACOSX", "VocalSet1-2/data_by_singer/female1/long_tones/belt/f1_long_belt_a.wav")
+    for folder in (tmp_path, tmp_path / "VocalSet1-2", tmp_path / "VocalSet1-2" / "data_by_singer"):
+        clips = vocalset_clips(folder)
+        assert len(clips) == 380 and {clip.path.relative_to(tmp_path).parts[1] for clip in clips} == {"data_by_singer"}
 
 
 def test_the_filter_of_files(tmp_path):
@@ -90,7 +99,7 @@ def test_what_is_missing_is_named(tmp_path):
 
 def test_other_folders_are_told_apart(tmp_path):
     touch(tmp_path / "zip", "VocalSet1-2.zip")
-    with pytest.raises(DataError, match=r"not the unpacked VocalSet.*but VocalSet1-2\.zip; unpack.*holds FULL"):
+    with pytest.raises(DataError, match=r"not the unpacked VocalSet.*but VocalSet1-2\.zip; unpack.*unpacks to"):
         vocalset_clips(tmp_path / "zip")
     with pytest.raises(DataError, match="is not a folder; unpack"):
         vocalset_clips(tmp_path / "nowhere")
@@ -156,6 +165,13 @@ def test_held_out_takes_whole_groups_and_a_fifth():
     assert len(held) == 4 and held == held_out(labels, groups, seed=3)
     assert all((i in held) == (i + 1 in held) for i in range(0, 20, 2))
     assert len({frozenset(held_out(labels, groups, seed)) for seed in range(8)}) > 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_class_of_two_groups_is_on_both_sides(seed):
+    labels = ["common"] * 30 + ["rare"] * 2
+    held = held_out(labels, [f"g{i}" for i in range(32)], seed)
+    assert 4 <= len(held) <= 8 and len(held & {30, 31}) == 1
 
 
 # The stand-in -----------------------------------------------------------------------------------------------------------------
