@@ -29,12 +29,12 @@ from torch import Tensor
 
 from sae_audio.atlas import Atlas, Tuning
 from sae_audio.control import ControlVector
-from sae_audio.errors import BundleError, ParameterError
+from sae_audio.errors import BundleError, ParameterError, one_line
 from sae_audio.probes import Probe
 from sae_audio.properties import Property
 from sae_audio.sae import SAE, SAEConfig, build_sae
 from sae_audio.sae.saelens import SAELENS_VARIANTS, to_saelens
-from sae_audio.sealed import AGAIN, one_line, to_json
+from sae_audio.sealed import AGAIN, to_json
 from sae_audio.spec import LatentSpec
 from sae_audio.tally import HISTOGRAM_EDGES
 

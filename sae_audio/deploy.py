@@ -156,7 +156,7 @@ def deploy_space(
     """
     from huggingface_hub import HfApi, constants
 
-    from sae_audio.hub.client import retried, talking
+    from sae_audio.hub_client import retried, talking
 
     check_name(repo_id)
     files, api = space_files(folder), HfApi(token=token)
@@ -196,7 +196,7 @@ class _Shown(NamedTuple):
 
 
 def _bundle(api: HfApi, repo_id: str) -> _Shown:
-    from sae_audio.hub.client import retried, talking
+    from sae_audio.hub_client import retried, talking
     from sae_audio.sealed import MANIFEST
 
     with talking(repo_id):
@@ -210,7 +210,7 @@ def _make(api: HfApi, repo_id: str, private: bool, hardware: str | None) -> None
     """Make the Space if it does not exist."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    from sae_audio.hub.client import status_of
+    from sae_audio.hub_client import status_of
 
     try:
         options = {"space_sdk": "gradio", "space_hardware": hardware, "exist_ok": True}

@@ -31,3 +31,8 @@ class HubError(SaeAudioError):
 
 class OutputError(SaeAudioError):
     """A file cannot be written: its folder is missing or protected, or the disk is full. Nothing half-written is left."""
+
+
+def one_line(error: object) -> str:
+    """Return an error's text on one line."""
+    return " ".join(str(error).split())

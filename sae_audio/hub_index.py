@@ -86,7 +86,7 @@ def search_bundles(
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers, paginate
 
-    from sae_audio.hub.client import talking
+    from sae_audio.hub_client import talking
 
     if not 1 <= limit <= 1000:
         raise ParameterError(f"limit is {limit}; 1 to 1000 bundles can be listed")

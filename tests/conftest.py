@@ -60,12 +60,12 @@ def no_wait(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     from huggingface_hub import file_download
     from huggingface_hub.utils import _http
 
-    from sae_audio.hub import client
+    from sae_audio import hub_client
 
     waits: list[float] = []
     clock = types.SimpleNamespace(**{k: v for k, v in vars(time).items() if not k.startswith("_")})
     clock.sleep = waits.append
-    for module in (_http, file_download, client):
+    for module in (_http, file_download, hub_client):
         monkeypatch.setattr(module, "time", clock)
     return waits
 

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from test_bundle import LOAD_IN_SAE_LENS
 from tiny_bundle import SPEC, tiny_bundle, tiny_latents
 
+from sae_audio import hub_client
 from sae_audio.bundle import Bundle
 from sae_audio.errors import BundleError, HubError
-from sae_audio.hub import client, pull, push
+from sae_audio.hub import pull, push
 from sae_audio.sealed import MANIFEST, manifest_of, read_sealed
 
 ROOT = Path(__file__).parent.parent
@@ -333,8 +334,8 @@ def test_the_hub_is_waited_for_as_long_as_it_asks_and_no_longer(hub, published, 
         assert pull(published, cache_dir=cache)
     assert no_wait == [31]
     hub.reset()
-    hub.fail(*PHASES["version"], status=429, headers={"Retry-After": str(client.LONGEST_WAIT + 1)}, times=9)
-    assert f"wait {client.LONGEST_WAIT + 1} s and try again" in refused(published, cache / "other")
+    hub.fail(*PHASES["version"], status=429, headers={"Retry-After": str(hub_client.LONGEST_WAIT + 1)}, times=9)
+    assert f"wait {hub_client.LONGEST_WAIT + 1} s and try again" in refused(published, cache / "other")
 
 
 # Refusals.

@@ -14,17 +14,18 @@ from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from tiny_bundle import tiny_bundle
 
+from sae_audio import hub_client
 from sae_audio.bundle import Bundle
 from sae_audio.errors import BundleError, HubError
-from sae_audio.hub import check_push, client, publish, push
+from sae_audio.hub import check_push, publish, push
 from sae_audio.sealed import MANIFEST, read_sealed
 
 ROOT = Path(__file__).parent.parent
 STATUS = {
     400: "it finds the request malformed",
     401: "run `hf auth login`, or set HF_TOKEN",
-    402: "it asks for payment; see https://",
-    403: "take one with access to 'alice' from https://",
+    402: "it asks for payment; see http",
+    403: "take one with access to 'alice' from http",
     404: "check",
     409: "wait a minute and try again",
     412: "look at what they did",
@@ -358,9 +359,9 @@ def test_the_hub_is_waited_for_as_long_as_it_asks_and_no_longer(hub, repo_id, fo
     with pytest.warns(UserWarning, match=r"the Hub answered 429; trying again in 31 s \(1 of 4\)"):
         push(folder, repo_id)
     assert no_wait == [31, 55]
-    hub.fail("POST", "/repos/create", status=429, headers={"Retry-After": str(client.LONGEST_WAIT + 1)})
+    hub.fail("POST", "/repos/create", status=429, headers={"Retry-After": str(hub_client.LONGEST_WAIT + 1)})
     said = refused(hub, folder, repo_id, caplog)
-    assert no_wait == [31, 55] and f"wait {client.LONGEST_WAIT + 1} s and try again" in said
+    assert no_wait == [31, 55] and f"wait {hub_client.LONGEST_WAIT + 1} s and try again" in said
 
 
 def test_a_token_that_the_hub_repeats_is_blotted_out(hub, repo_id, folder, caplog):
@@ -373,7 +374,7 @@ def test_waits_grow_and_end(hub, repo_id, folder, caplog, no_wait):
     hub.fail("POST", "/commit/", drop=True, times=999)
     with pytest.warns(UserWarning, match="the connection to the Hub failed"):
         refused(hub, folder, repo_id, caplog)
-    assert no_wait == [1, 2, 4, 8] and len(hub.calls("POST", "/commit/")) == client.TRIES
+    assert no_wait == [1, 2, 4, 8] and len(hub.calls("POST", "/commit/")) == hub_client.TRIES
 
 
 @pytest.mark.filterwarnings("ignore:.*trying again in")
@@ -387,7 +388,7 @@ def test_every_answer_to_a_commit_lost_is_one_commit(hub, repo_id, folder):
 def test_a_hub_that_does_not_answer_is_given_up(hub, repo_id, folder, monkeypatch):
     """The commit is made after the client gave up on it, and after it tried again: still one commit."""
     check_push(repo_id)
-    monkeypatch.setattr(client, "PATIENCE", 1.0)
+    monkeypatch.setattr(hub_client, "PATIENCE", 1.0)
     gate = Gate("POST", "/commit/")
     hub.faults.append(gate)
     done = push(folder, repo_id)

@@ -1,7 +1,7 @@
 """The Hugging Face Hub: ``push`` publishes a bundle's folder as one commit, ``pull`` fetches and checks one.
 
-Nothing here knows what the files of a bundle mean; this package and the loading of public checkpoints are all that talks to the
-Hub. ``client`` is how: what is tried again, and errors in one line with the next step.
+Nothing here knows what the files of a bundle mean. How the Hub is talked to, what is tried again and what its errors mean is in
+``hub_client``.
 """
 
 from sae_audio.hub.fetch import pull

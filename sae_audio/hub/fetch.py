@@ -20,7 +20,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 
 from sae_audio.errors import BundleError, HubError, OutputError
 from sae_audio.files import write_bytes
-from sae_audio.hub.client import CAUGHT, fault, retried, talking, unreachable
+from sae_audio.hub_client import CAUGHT, fault, retried, talking, unreachable
 from sae_audio.sealed import CARD, MANIFEST, damaged, read_manifest
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

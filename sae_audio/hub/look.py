@@ -8,7 +8,7 @@ from urllib.parse import quote
 from huggingface_hub import constants
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
 
-from sae_audio.hub.client import retried, talking
+from sae_audio.hub_client import retried, talking
 
 
 class Looked(NamedTuple):

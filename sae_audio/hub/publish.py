@@ -27,8 +27,8 @@ from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from sae_audio.errors import HubError, SaeAudioError
-from sae_audio.hub.client import retried, status_of, talking
 from sae_audio.hub.fetch import COMMIT
+from sae_audio.hub_client import retried, status_of, talking
 from sae_audio.sealed import CARD, FORMAT_VERSION, MANIFEST, PICKLES, manifest_of, read_manifest, read_sealed, tag_of
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import time
@@ -23,10 +24,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import get_session, logging
+from huggingface_hub.utils import get_session
+from huggingface_hub.utils.logging import get_logger
 
-from sae_audio.errors import HubError
-from sae_audio.sealed import one_line
+from sae_audio.errors import HubError, one_line
 
 CAUGHT = (HTTPError, OSError, RuntimeError, ValueError, KeyError)
 """What the client lets out: HTTP and transport errors, files and offline mode, xet's transfers, malformed names and answers."""
@@ -41,14 +42,17 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 NEXT = {
     400: "it finds the request malformed",
     401: "it does not accept the token, or was given none; run `hf auth login`, or set HF_TOKEN",
-    402: "it asks for payment; see https://huggingface.co/settings/billing, or use another account",
-    403: "the token may not do this; take one with access to '{namespace}' from https://huggingface.co/settings/tokens",
+    402: "it asks for payment; see {hub}/settings/billing, or use another account",
+    403: "the token may not do this; take one with access to '{namespace}' from {hub}/settings/tokens",
     404: "it does not know the address; check HF_ENDPOINT",
     409: "it is busy with something that excludes this; wait a minute and try again",
     412: "somebody else published at the same moment; look at what they did, then try again",
     429: "it has had too many requests; wait {wait} and try again",
 }
 """What an HTTP status means here, and what to do next."""
+
+CALLED = {"model": "'{}'", "dataset": "data set '{}'", "space": "Space '{}'"}
+"""What a repository is called in a message, by the Hub's name for its type."""
 
 T = TypeVar("T")
 
@@ -82,7 +86,11 @@ def disk_error(error: BaseException) -> str | None:
 
 def offline(error: BaseException) -> bool:
     """Whether the client was told not to use the network."""
-    return any(isinstance(cause, OfflineModeIsEnabled) for cause in causes(error))
+    return _among(error, OfflineModeIsEnabled)
+
+
+def _among(error: BaseException, kind: type[BaseException]) -> bool:
+    return any(isinstance(cause, kind) for cause in causes(error))
 
 
 def transient(error: BaseException) -> bool:
@@ -134,39 +142,40 @@ def fault(error: BaseException) -> str:
     return f"the Hub answered {status}" if status else f"the connection to the Hub failed ({type(error).__name__})"
 
 
-def explain(error: Exception, repo_id: str, revision: str | None = None) -> str:
+def explain(error: Exception, repo_id: str, revision: str | None = None, repo_type: str = "model") -> str:
     """Return one line that says what went wrong with a repository and what to do next."""
-    page = f"{constants.ENDPOINT}/{repo_id}"
-    if isinstance(error, HFValidationError):
+    page = f"{constants.ENDPOINT}/{constants.REPO_TYPES_URL_PREFIXES.get(repo_type, '')}{repo_id}"
+    what = CALLED[repo_type].format(repo_id)
+    if _among(error, HFValidationError):
         return f"'{repo_id}' cannot be the name of a Hub repository; give one of the form user/name"
-    if isinstance(error, GatedRepoError):
-        return f"'{repo_id}' is gated: accept its terms at {page}, then run `hf auth login`"
-    if isinstance(error, DisabledRepoError):
-        return f"the Hub has disabled '{repo_id}'; {page} says why"
-    if isinstance(error, RepositoryNotFoundError):
-        return f"the Hub has no '{repo_id}' that this token may see; check the name, and for a private one run `hf auth login`"
-    if isinstance(error, RevisionNotFoundError):
-        return f"'{repo_id}' has no branch, tag or commit '{revision}'; {page}/tree/main lists them"
+    if _among(error, GatedRepoError):
+        return f"{what} is gated: accept its terms at {page}, then run `hf auth login`"
+    if _among(error, DisabledRepoError):
+        return f"the Hub has disabled {what}; {page} says why"
+    if _among(error, RepositoryNotFoundError):
+        return f"the Hub has no {what} that this token may see; check the name, and for a private one run `hf auth login`"
+    if _among(error, RevisionNotFoundError):
+        return f"{what} has no branch, tag or commit '{revision}'; {page}/tree/main lists them"
     if offline(error):
-        return f"the Hub was not asked about '{repo_id}', since HF_HUB_OFFLINE is set; unset it"
+        return f"the Hub was not asked about {what}, since HF_HUB_OFFLINE is set; unset it"
     if said := disk_error(error):
         return f"the Hub's cache on this machine cannot be used ({said}); free space, or set HF_HOME to a folder on another disk"
-    return _answered(error, repo_id)
+    return _answered(error, what, repo_id.split("/")[0])
 
 
-def _answered(error: Exception, repo_id: str) -> str:
+def _answered(error: Exception, what: str, namespace: str) -> str:
     status, said = status_of(error), one_line(getattr(error, "server_message", None) or "")
     if isinstance(error, KeyError):
-        return f"the Hub answered something unexpected about '{repo_id}' (without {error}); try again, or upgrade huggingface-hub"
+        return f"the Hub answered something unexpected about {what} (without {error}); try again, or upgrade huggingface-hub"
     invalid = isinstance(error, ValueError) and not isinstance(error, HTTPError | json.JSONDecodeError)  # a card's front matter
     if invalid or (status is None and not transient(error)):
-        return f"'{repo_id}': {_safe(one_line(error))}"
+        return f"{what}: {_safe(one_line(error))}"
     if status is None:
-        return f"the Hub could not be reached for '{repo_id}' ({type(error).__name__}); check the network and try again"
+        return f"the Hub could not be reached for {what} ({type(error).__name__}); check the network and try again"
     wait = f"{asked_wait(error):g} s" if asked_wait(error) else "a few minutes"
     step = NEXT.get(status, f"it has trouble; see https://status.huggingface.co, wait {wait} and try again")
-    step = step.format(namespace=repo_id.split("/")[0], wait=wait)
-    return f"the Hub answered {status} for '{repo_id}': {step}" + (f" (it says: {_safe(said)})" if said else "")
+    step = step.format(namespace=namespace, wait=wait, hub=constants.ENDPOINT)
+    return f"the Hub answered {status} for {what}: {step}" + (f" (it says: {_safe(said)})" if said else "")
 
 
 def _safe(text: str) -> str:
@@ -175,35 +184,46 @@ def _safe(text: str) -> str:
 
 
 @contextmanager
-def talking(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """Make the client impatient and silent (its log repeats signed addresses), and turn its errors into ``HubError``."""
+def talking(repo_id: str, revision: str | None = None, repo_type: str = "model") -> Iterator[None]:
+    """Make the client impatient and its log short (it repeats signed addresses), and turn its errors into ``HubError``."""
     with _manners:
         try:
             yield
         except CAUGHT as error:
-            raise HubError(explain(error, repo_id, revision)) from error
+            raise HubError(explain(error, repo_id, revision, repo_type)) from error
+
+
+class _Waits(logging.Handler):
+    """Of the client's log tells only that it waits before it asks again, as it does by itself for most requests that fetch."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if waits := re.search(r"(?:Retrying in|Waiting) ([\d.]+)s", record.getMessage()):
+            warnings.warn(f"the Hub is busy or out of reach; trying again in {float(waits[1]):g} s", stacklevel=2)
 
 
 class _Manners:
     """Settings of the client that are the whole process's: set while any thread talks, put back when the last one is done."""
 
     def __init__(self) -> None:
-        self.lock, self.threads, self.before = Lock(), 0, (logging.WARNING, None)
+        self.lock, self.threads, self.log, self.before = Lock(), 0, get_logger(), {}
 
     def __enter__(self) -> None:
         with self.lock:
             self.threads += 1
             if self.threads == 1:
-                self.before = logging.get_verbosity(), get_session().timeout
-            logging.set_verbosity(logging.CRITICAL)
+                self.before = {name: getattr(self.log, name) for name in ("level", "handlers", "propagate")}
+                self.timeout = get_session().timeout
+                vars(self.log).update(handlers=[_Waits()], propagate=False)
+                self.log.setLevel(logging.WARNING)
             get_session().timeout = PATIENCE
 
     def __exit__(self, *_: object) -> None:
         with self.lock:
             self.threads -= 1
             if not self.threads:
-                logging.set_verbosity(self.before[0])
-                get_session().timeout = self.before[1]
+                vars(self.log).update(self.before)
+                self.log.setLevel(self.before["level"])  # which also forgets the levels that its children remember
+                get_session().timeout = self.timeout
 
 
 _manners = _Manners()
