@@ -206,15 +206,16 @@ def test_a_damaged_row_group_costs_its_rows_and_no_more(repo_id, hub, space, tmp
     hub.seed(repo_id, {"train.parquet": bytes(content)}, "dataset")
     store = extract(space, dataset_sources(repo_id).sources, tmp_path, progress=False)
     assert [int(skipped.name[-7:]) for skipped in store.skipped] == [4, 5, 6, 7]
-    assert "cannot be read from parquet" in store.skipped[0].reason and store.skipped[0].reason.isprintable()
+    assert "'train.parquet' cannot be read (" in store.skipped[0].reason and store.skipped[0].reason.isprintable()
 
 
+@pytest.mark.filterwarnings("ignore:.*trying again in")
 def test_an_interrupted_extraction_fetches_only_what_it_needs(published, repo_id, hub, space, tmp_path, no_wait):
     found = dataset_sources(repo_id)
     whole = extract(space, found.sources, tmp_path / "whole", progress=False, settings=found.settings)
     hub.fail("GET", "train-00001-of-00002", status=503, times=10**6)
     parts = {"shard_seconds": 1.0, "progress": False}  # a shard for every two recordings
-    with pytest.raises(HubError, match=r"could not be fetched from the Hub.*run the same command again"):
+    with pytest.raises(HubError, match=r"answered 503 for data set '.*run the same command again: what is finished is kept"):
         extract(space, dataset_sources(repo_id, limit=10).sources + found.sources[10:], tmp_path / "parts", **parts)
     hub.reset()
     assert found.sources[10].load().sound.samples.shape == (1, SAMPLES)  # the same reader goes on
@@ -286,30 +287,75 @@ def test_a_folder_does_not_stand_in_for_the_repository(published, repo_id, tmp_p
     assert len(dataset_sources(repo_id).sources) == 20
 
 
+@pytest.mark.filterwarnings("ignore:.*trying again in")
 def test_access_is_explained(published, repo_id, hub, monkeypatch, no_wait):
-    with pytest.raises(HubError, match="has no revision 'v2'"):
+    with pytest.raises(HubError, match="has no branch, tag or commit 'v2'"):
         dataset_sources(repo_id, revision="v2")
-    with pytest.raises(HubError, match="'alice/nothing' does not exist or is private"):
+    with pytest.raises(HubError, match="the Hub has no data set 'alice/nothing' that this token may see"):
         dataset_sources("alice/nothing")
     monkeypatch.setenv("HF_TOKEN", "hf_nonsense")
-    with pytest.raises(HubError, match="the Hub does not accept the token for data set"):
+    with pytest.raises(HubError, match="answered 401 for data set '.*': it does not accept the token"):
         dataset_sources(repo_id)
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     hub.configure(repo_id, "dataset", gated="manual")
-    with pytest.raises(HubError, match=r"is gated; accept its terms at .*, then run `hf auth login`"):
+    with pytest.raises(HubError, match=rf"is gated: accept its terms at {hub.endpoint}/datasets/{repo_id}, then run"):
         dataset_sources(repo_id)
-    for status, said in ((403, "this token may not read data set"), (429, "answered 429"), (503, "answered 503")):
+    for status, said in ((403, "the token may not do this"), (429, "answered 429"), (503, "answered 503")):
         hub.reset()
         hub.fail("GET", "/api/datasets/", status=status, times=10**6)
         with pytest.raises(HubError, match=said):
             dataset_sources(repo_id)
     hub.reset()
     hub.fail("GET", "/api/datasets/", drop=True, times=10**6)
-    with pytest.raises(HubError, match=r"could not be reached \(\w+\); check the network"):
+    with pytest.raises(HubError, match=r"could not be reached for data set '.*' \(\w+\); check the network"):
         dataset_sources(repo_id)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match="needs the network; unset HF_HUB_OFFLINE"):
+    with pytest.raises(HubError, match="not asked about data set '.*', since HF_HUB_OFFLINE is set; unset it"):
         dataset_sources(repo_id)
+
+
+PHASES = {  # a request of every kind, and how often it fails: more often than the client itself asks again
+    "commit": ("GET", r"^/api/datasets/[^/]+/[^/?]+$", 4),
+    "card": ("HEAD", "/resolve/.*/README.md", 4),
+    "files": ("GET", "/tree/", 7),
+    "footer": ("GET", "/resolve/.*parquet", 7),
+    "row address": ("GET", "/resolve/.*parquet", 7),
+    "row": ("GET", "^/cdn/", 7),
+    "sound file": ("GET", "^/cdn/", 7),
+}
+PASSING = {
+    "500": {"status": 500},
+    "429": {"status": 429, "headers": {"Retry-After": "7"}},
+    "dropped": {"drop": True},
+    "truncated": {"truncate": 20},
+}
+EMPTY = ("card", "footer", "row address")  # answers without a body, which cannot be cut
+FAULTS = [(phase, fault) for phase in PHASES for fault in PASSING if not (phase in EMPTY and fault == "truncated")]
+
+
+@pytest.mark.filterwarnings("ignore:.*trying again in")
+@pytest.mark.parametrize(("phase", "fault"), FAULTS)
+def test_a_fault_that_passes_costs_nothing(phase, fault, published, repo_id, hub, no_wait, recwarn):
+    method, path, times = PHASES[phase]
+    if phase == "sound file":
+        repo_id = f"{repo_id}-folder"
+        hub.seed(repo_id, {f"train/{i}.flac": sound(i) for i in range(2)}, "dataset")
+    late = phase in ("row address", "row", "sound file")
+    found = dataset_sources(repo_id) if late else None
+    injected = hub.fail(method, path, **PASSING[fault], times=times)
+    found = found or dataset_sources(repo_id, group_column="speaker")
+    for i in (0, 1):
+        expected, _ = soundfile.read(io.BytesIO(sound(i)), dtype="float32")
+        assert found.sources[i].load().sound.samples.tolist() == [expected.tolist()]
+    assert injected.seen > times and sum(no_wait) > 0
+    assert any("trying again in" in str(warning.message) for warning in recwarn)
+
+
+def test_the_hub_is_waited_for_as_long_as_it_asks(published, repo_id, hub, no_wait):
+    hub.fail("GET", "^/api/datasets/", status=429, headers={"Retry-After": "31"}, times=2)
+    with pytest.warns(UserWarning, match="the Hub answered 429; trying again in 31 s"):
+        assert len(dataset_sources(repo_id).sources) == 20
+    assert no_wait == [31, 31]
 
 
 def test_arguments_are_checked_first(monkeypatch):

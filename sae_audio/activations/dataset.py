@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from sae_audio.activations.remote import Cells, FileSource, RowSource, fetching, is_bytes, parquet, short
+from sae_audio.activations.remote import Cells, FileSource, RowSource, fetched, is_bytes, parquet, short
 from sae_audio.activations.sources import SUFFIXES
 from sae_audio.activations.splits import hashed_splits
 from sae_audio.activations.store import SPLITS
 from sae_audio.audio import MAX_MINUTES
-from sae_audio.errors import DataError, HubError, ParameterError
+from sae_audio.errors import DataError, ParameterError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PARQUET = "use a copy in parquet, such as --dataset-revision refs/convert/parquet, which the Hub makes of most data sets"
@@ -138,37 +138,24 @@ def dataset_sources(
 def _commit(repo: str, revision: str | None) -> tuple[str, str | None]:
     """Return the commit that a revision stands for, and the licence on the card."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError
 
-    try:
-        info = HfApi().dataset_info(repo, revision=revision)
-    except (HTTPError, OSError, ValueError) as error:
-        raise _refused(repo, revision, error) from error
+    from sae_audio.hub_client import retried, talking
+
+    with talking(repo, revision, "dataset"):
+        info = retried(lambda: HfApi().dataset_info(repo, revision=revision))
     licence = (info.card_data or {}).get("license")
     return info.sha, ", ".join(map(str, licence)) if isinstance(licence, list) else licence
 
 
 def _files(repo: str, commit: str, config: str | None, split: str) -> tuple[list[str], bool]:
     """Return the files of a split, and whether they are parquet; else they are sound files."""
-    import datasets
-    from datasets.exceptions import DatasetNotFoundError
     from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
     from datasets.packaged_modules.parquet.parquet import Parquet
-    from huggingface_hub.errors import HTTPError
 
-    where = f"hf://datasets/{repo}"  # a folder of that name does not stand in for the repository
-    try:
-        builder = datasets.load_dataset_builder(where, config, revision=commit)
-    except (datasets.exceptions.DataFilesNotFoundError, datasets.data_files.EmptyDatasetError):
-        raise DataError(f"data set '{repo}' holds no data files that can be read; parquet files and sound files can be") from None
-    except DatasetNotFoundError as error:  # whatever the Hub said: it is asked again, in so many words
-        raise _denied(repo, error) from error
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        if "onfig" in str(error) and isinstance(error, ValueError):  # the client has no class of its own for it
-            raise _wrong_config(repo, commit, config) from error
-        if "scripts" in str(error):
-            raise DataError(f"data set '{repo}' is a Python script, which is not run; {PARQUET}") from None
-        raise _refused(repo, None, error) from error
+    from sae_audio.hub_client import retried, talking
+
+    with talking(repo, commit, "dataset"):
+        builder = retried(lambda: _builder(repo, commit, config))
     files = builder.config.data_files or {}
     if split not in files:
         raise DataError(f"data set '{repo}' has no split '{split}'; it has {', '.join(files) or 'none'}")
@@ -178,45 +165,35 @@ def _files(repo: str, commit: str, config: str | None, split: str) -> tuple[list
     return list(files[split]), isinstance(builder, Parquet)
 
 
+def _builder(repo: str, commit: str, config: str | None) -> Any:
+    """Return what ``datasets`` finds out about a data set."""
+    import datasets
+    from huggingface_hub import HfApi
+
+    where = f"hf://datasets/{repo}"  # a folder of that name does not stand in for the repository
+    try:
+        return datasets.load_dataset_builder(where, config, revision=commit)
+    except (datasets.exceptions.DataFilesNotFoundError, datasets.data_files.EmptyDatasetError):
+        raise DataError(f"data set '{repo}' holds no data files that can be read; parquet files and sound files can be") from None
+    except datasets.exceptions.DatasetNotFoundError:
+        HfApi().auth_check(repo, repo_type="dataset")  # the Hub says why, which `datasets` does not
+        raise
+    except FileNotFoundError as error:  # what `datasets` makes of a Hub that does not answer; the commit was there
+        raise ConnectionError("the data set could not be looked up") from error
+    except (RuntimeError, ValueError) as error:
+        if "onfig" in str(error) and isinstance(error, ValueError):  # the client has no class of its own for it
+            raise _wrong_config(repo, commit, config) from error
+        if "scripts" in str(error):
+            raise DataError(f"data set '{repo}' is a Python script, which is not run; {PARQUET}") from None
+        raise
+
+
 def _wrong_config(repo: str, commit: str, config: str | None) -> DataError:
     from datasets import get_dataset_config_names
 
     known = get_dataset_config_names(f"hf://datasets/{repo}", revision=commit)
     asked = f"has no configuration '{config}'" if config else "has several configurations"
     return DataError(f"data set '{repo}' {asked}; choose one of {', '.join(known)} with --dataset-config")
-
-
-def _denied(repo: str, error: Exception) -> HubError:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError
-
-    try:
-        HfApi().auth_check(repo, repo_type="dataset")
-    except HTTPError as said:
-        return _refused(repo, None, said)
-    return _refused(repo, None, error)
-
-
-def _refused(repo: str, revision: str | None, error: BaseException) -> HubError:
-    """Say what the client's error means. Its own text runs over many lines and can hold addresses with signatures."""
-    kind = type(error).__name__
-    page = f"https://huggingface.co/datasets/{repo}"
-    if kind == "GatedRepoError":
-        return HubError(f"data set '{repo}' is gated; accept its terms at {page}, then run `hf auth login`")
-    if kind == "RepositoryNotFoundError":
-        return HubError(f"data set '{repo}' does not exist or is private; check the name, or run `hf auth login`")
-    if kind == "RevisionNotFoundError":
-        return HubError(f"data set '{repo}' has no revision '{revision}'; see {page}/tree/main for its branches and tags")
-    if kind == "OfflineModeIsEnabled":
-        return HubError(f"data set '{repo}' is streamed and needs the network; unset HF_HUB_OFFLINE, or use --audio FOLDER")
-    status = getattr(getattr(error, "response", None), "status_code", 0)
-    if status == 401:
-        return HubError(f"the Hub does not accept the token for data set '{repo}'; run `hf auth login`, or set HF_TOKEN")
-    if status == 403:
-        return HubError(f"this token may not read data set '{repo}'; run `hf auth login` with one that may")
-    if status == 429 or status >= 500:
-        return HubError(f"the Hub answered {status} for data set '{repo}'; wait a little and run the same command again")
-    return HubError(f"data set '{repo}' could not be reached ({kind}); check the network and run the same command again")
 
 
 # Listing the recordings -------------------------------------------------------------------------------------------------------
@@ -255,16 +232,22 @@ def _listing(urls: list[str], column: str, group_column: str | None, at_once: in
 
 
 def _footer(url: str, column: str, group_column: str | None) -> _Listed:
-    from huggingface_hub import HfFileSystem
-
-    with fetching(url):
+    def read() -> tuple[list[int], list | None]:
         file = parquet(url, pre_buffer=True)
         _check_columns(url, file.schema_arrow, column, group_column)
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-        groups = file.read(columns=[group_column])[group_column].to_pylist() if group_column else None
-        info = HfFileSystem().info(url)
-    version = info["lfs"]["sha256"] if info["lfs"] else info["blob_id"]
-    return _Listed(url, version[:16], sizes, [None if value is None else str(value) for value in groups] if groups else None)
+        return sizes, file.read(columns=[group_column])[group_column].to_pylist() if group_column else None
+
+    sizes, groups = fetched(url, read)
+    return _Listed(url, _version(url), sizes, [None if value is None else str(value) for value in groups] if groups else None)
+
+
+def _version(url: str) -> str:
+    """Return the beginning of a file's hash."""
+    from huggingface_hub import HfFileSystem
+
+    info = fetched(url, lambda: HfFileSystem().info(url))
+    return (info["lfs"]["sha256"] if info["lfs"] else info["blob_id"])[:16]
 
 
 def _check_columns(url: str, schema: Any, column: str, group_column: str | None) -> None:
@@ -289,12 +272,5 @@ def _group_splits(column: str | None, groups: list[str], seed: int) -> dict[str,
 
 
 def _sound_files(urls: list[str], limit: int | None, max_minutes: float) -> list[FileSource]:
-    from huggingface_hub import HfFileSystem
-
-    files, found = HfFileSystem(), []
-    for url in [url for url in urls if url.lower().endswith(SUFFIXES)][:limit]:
-        with fetching(url):
-            info = files.info(url)
-        version = info["lfs"]["sha256"] if info["lfs"] else info["blob_id"]
-        found.append(FileSource(short(url), version[:16], url, max_minutes=max_minutes))
-    return found
+    sound = [url for url in urls if url.lower().endswith(SUFFIXES)][:limit]
+    return [FileSource(short(url), _version(url), url, max_minutes=max_minutes) for url in sound]

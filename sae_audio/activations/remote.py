@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from sae_audio.activations.sources import Recording
 from sae_audio.audio import MAX_MINUTES, decode
-from sae_audio.errors import AudioError, HubError
+from sae_audio.errors import AudioError, HubError, one_line
 
 BUFFER = 16 * 2**20
 """Bytes fetched at a time: a row group may be larger than memory."""
 ROWS_AT_ONCE = 16
 """Rows decoded from parquet at a time."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ class FileSource:
         """Fetch the file and decode it; ``AudioError`` skips it, ``HubError`` ends the run."""
         from huggingface_hub import HfFileSystem
 
-        with fetching(self.name):
-            content = HfFileSystem().cat_file(self.url)
+        content = fetched(self.url, lambda: HfFileSystem().cat_file(self.url))
         return Recording(decode(content, self.name, max_minutes=self.max_minutes))
 
 
@@ -91,25 +91,23 @@ class Cells:
         if place == self._damaged:
             raise AudioError(f"'{source.name}' cannot be read: its row group is damaged; see the row before")
         try:
-            with fetching(source.name):
-                return self._seek(source)
+            return fetched(source.url, lambda: self._seek(source))
         except AudioError:
-            self._group, self._damaged = -1, place  # else every later row would fetch the row group again, to fail again
-            raise
-        except HubError:
-            self._group = -1  # whoever asks again starts afresh
+            self._damaged = place  # else every later row would fetch the row group again, to fail again
             raise
 
     def _seek(self, source: RowSource) -> Any:
+        group, self._group = self._group, -1  # until the row is found: after a fault the row group is begun again
         if self._url != source.url:
-            self._file, self._url, self._group = parquet(source.url, pre_buffer=False, buffer_size=BUFFER), source.url, -1
-        if self._group != source.group or source.row < self._start:
+            self._file, self._url, group = parquet(source.url, pre_buffer=False, buffer_size=BUFFER), source.url, -1
+        if group != source.group or source.row < self._start:
             column = self.column if is_bytes(self._file.schema_arrow.field(self.column).type) else f"{self.column}.bytes"
             self._batches = self._file.iter_batches(ROWS_AT_ONCE, [source.group], [column])
-            self._group, self._batch, self._start = source.group, (), 0
+            self._batch, self._start = (), 0
         while source.row >= self._start + len(self._batch):
             self._start += len(self._batch)
             self._batch = next(self._batches).column(0)
+        self._group = source.group
         return self._batch[source.row - self._start].as_py()
 
 
@@ -134,19 +132,32 @@ def short(url: str) -> str:
     return url.split("@", 1)[1].split("/", 1)[1] if url.startswith("hf://") else url
 
 
-@contextmanager
-def fetching(name: str) -> Iterator[None]:
-    """Tell what is damaged, an ``AudioError`` that skips it, from a network that is gone, a ``HubError`` that ends the run."""
-    from huggingface_hub.errors import HTTPError
+def fetched(url: str, read: Callable[[], T]) -> T:
+    """Return what ``read`` gets from a file on the Hub, asking again after a fault that may pass.
+
+    Raises
+    ------
+    AudioError
+        The file is damaged: the recording is skipped.
+    HubError
+        It cannot be had: the run ends.
+    """
+    from sae_audio.hub_client import retried, talking
+
+    try:
+        with talking(url.removeprefix("hf://datasets/").split("@")[0], repo_type="dataset"):
+            return retried(lambda: _whole(url, read))
+    except HubError as error:
+        raise HubError(f"{error}; run the same command again: what is finished is kept") from error.__cause__
+
+
+def _whole(url: str, read: Callable[[], T]) -> T:
     from pyarrow import ArrowInvalid
 
     try:
-        yield
-    except (ArrowInvalid, HTTPError, OSError, RuntimeError) as error:
-        if isinstance(error, ArrowInvalid) or type(error) is OSError:  # Arrow raises either; the network only subclasses
-            said = "".join(letter for letter in " ".join(str(error).split()) if letter.isprintable())
-            raise AudioError(f"'{short(name)}' cannot be read from parquet ({said}); the file is damaged") from None
-        raise HubError(
-            f"'{short(name)}' could not be fetched from the Hub ({type(error).__name__}); check the network and run the same "
-            "command again: what is finished is kept"
-        ) from error
+        return read()
+    except (ArrowInvalid, OSError) as error:
+        if not isinstance(error, ArrowInvalid) and type(error) is not OSError:  # Arrow raises either; the network only subclasses
+            raise
+        said = "".join(letter for letter in one_line(error) if letter.isprintable())
+        raise AudioError(f"'{short(url)}' cannot be read ({said}); the file is damaged") from None
