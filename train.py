@@ -64,7 +64,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--source", help="folder, file or Hub id of the model's checkpoint (default: the space's own)")
     data.add_argument("--source-revision", metavar="R", help="branch, tag or commit of the model on the Hub")
     data.add_argument("--trust-remote-code", action="store_true", help="run the Python code that comes with a model (MERT)")
-    data.add_argument("--audio", nargs="+", metavar="DIR", help="folders or files of sound (default: synthesised music)")
+    data.add_argument(
+        "--audio",
+        nargs="+",
+        metavar="DIR",
+        help="folders or files of sound; subfolders train, validation and test are its splits (default: synthesised music)",
+    )
     add_dataset_options(data)
     data.add_argument("--minutes", type=float, default=40.0, help="size of the synthesised corpus (default: 40)")
     data.add_argument("--corpus", default="additive", choices=("additive", "fluidr3", "both"), help="its synthesiser")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from sae_audio.activations.store import SPLITS
 from sae_audio.audio import MAX_MINUTES, Sound, read
 from sae_audio.errors import DataError
 
@@ -98,7 +99,8 @@ def audio_sources(paths: str | Path | Iterable[str | Path], *, max_minutes: floa
     ----------
     paths : path or iterable of paths
         Folders and files. A file's name is its path relative to its folder, with the folder's own name in front when there is
-        more than one path. Hidden files and folders are left out.
+        more than one path. Hidden files and folders are left out. In a folder whose sound lies in subfolders ``train``,
+        ``validation`` and ``test``, all three, these are its splits.
     max_minutes : float
         Longer files are skipped during extraction, in minutes.
 
@@ -125,11 +127,17 @@ def _in_root(root: Path, prefixed: bool, max_minutes: float) -> list[AudioSource
         raise DataError(f"'{root}' does not exist; give a folder of sound files or a sound file")
     if root.is_file():
         return [AudioSource(root.name, root, _version(root), max_minutes=max_minutes)]
-    prefix = f"{root.resolve().name}/" if prefixed else ""
-    return [
-        AudioSource(prefix + path.relative_to(root).as_posix(), path, _version(path), max_minutes=max_minutes)
+    paths = [
+        path
         for path in root.rglob("*")
         if path.suffix.lower() in SUFFIXES and path.is_file() and not _hidden(path.relative_to(root))
+    ]
+    prefix = f"{root.resolve().name}/" if prefixed else ""
+    tops = [path.relative_to(root).parts[0] for path in paths]
+    by_folder = set(tops) == set(SPLITS)
+    return [
+        AudioSource(prefix + path.relative_to(root).as_posix(), path, _version(path), top if by_folder else None, max_minutes)
+        for path, top in zip(paths, tops, strict=True)
     ]
 
 

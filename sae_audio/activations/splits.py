@@ -17,7 +17,7 @@ def with_splits(entries: list[Stored], sources: list[Source], seed: int) -> list
 
 def hashed_splits(names: list[str], seed: int) -> dict[str, str]:
     """Split names by hash. A split left empty takes from the largest the name next to it, if there are names for all."""
-    place = {name: _place(name, seed) for name in names}
+    place = {name: hashed_place(name, seed) for name in names}
     split = {name: _split_at(u) for name, u in place.items()}
     for empty in [name for name in SPLITS if name not in split.values()] if len(names) >= len(SPLITS) else []:
         largest = max(SPLITS, key=lambda name: list(split.values()).count(name))
@@ -26,7 +26,7 @@ def hashed_splits(names: list[str], seed: int) -> dict[str, str]:
     return split
 
 
-def _place(name: str, seed: int) -> float:
+def hashed_place(name: str, seed: int) -> float:
     """Map a name to [0, 1), evenly and for good."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") / 2**64
 

@@ -1,0 +1,209 @@
+"""The first paper's corpora and experiments, on stand-ins: folders in the public layouts, tiny models in every kind of space."""
+
+import json
+import re
+
+import numpy as np
+import paper_folders
+import pytest
+import soundfile
+
+from experiments import corpora
+from experiments._layouts import CORPORA
+from sae_audio.activations import audio_sources
+from sae_audio.cli import guarded
+
+SECONDS = {"cocochorales": 8.0, "damp": 8.0, "singing": 8.0, "groove": 8.0, "guitarset": 8.0, "maestro": 16.0}
+"""How much sound each stand-in has."""
+
+
+def put_together(*options, code=0):
+    assert guarded(lambda: corpora.main(corpora.parse([str(option) for option in options])), debug=True) == code
+
+
+def links(out):
+    """By split and corpus: the files."""
+    files = [path.relative_to(out) for path in out.rglob("*") if path.suffix in (".wav", ".flac", ".ogg")]
+    assert {path.parts[0] for path in files} == {"train", "validation", "test"}
+    return {split: sorted(path for path in files if path.parts[0] == split) for split in ("train", "validation", "test")}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_corpus_is_found_and_nobody_is_in_two_splits(name, tmp_path):
+    folder = paper_folders.WRITERS[name](tmp_path / "published")
+    put_together(f"--{name}", folder, "--share", "1", "--out", tmp_path / "out")
+    found = links(tmp_path / "out")
+    assert sum(map(len, found.values())) == 8  # stems, backgrounds, pickups and second copies are left out
+    group = {
+        "cocochorales": lambda path: int(re.findall(r"track(\d+)", str(path))[0]) // 2,
+        "damp": lambda path: path.parent.name.split("_")[0],
+        "singing": lambda path: re.findall(r"female\d", str(path))[0],
+        "groove": lambda path: re.findall(r"drummer\d", str(path))[0],
+        "guitarset": lambda path: path.name[:2],
+        "maestro": lambda path: int(re.findall(r"piece(\d)", str(path))[0]) // 2,
+    }[name]
+    groups = [{group(path) for path in paths} for paths in found.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 4
+    assert all((tmp_path / "out" / path).resolve().is_relative_to(folder) for path in found["train"])
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_another_folder_is_told_apart(name, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("no sound")
+    put_together(f"--{name}", tmp_path / "other", "--out", tmp_path / "out", code=2)
+    said = capsys.readouterr().err
+    assert f"is not {CORPORA[name].title}" in said and CORPORA[name].layout in said and CORPORA[name].address in said
+    put_together(f"--{name}", tmp_path / "none", "--out", tmp_path / "out", code=2)
+    assert "is no folder" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_an_archive_of_midi_alone_is_told_apart(tmp_path, capsys):
+    folder = paper_folders.groove(tmp_path / "groove")
+    for path in folder.rglob("*.wav"):
+        path.unlink()
+    put_together("--groove", folder, "--out", tmp_path / "out", code=2)
+    assert "none of the 8 sound files that it names: a MIDI-only archive?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "no corpus is given"),
+        (("--damp", "a", "--singing", "b"), "--singing stands in for --damp"),
+        (("--damp", "a", "--share", "0"), "must be above 0"),
+        (("--damp", "a", "--max-minutes", "nan"), "must be above 0"),
+    ],
+)
+def test_options_that_contradict_each_other(options, said, tmp_path, capsys):
+    put_together(*options, "--out", tmp_path / "out", code=2)
+    assert said in capsys.readouterr().err
+
+
+def test_too_few_performers_to_split_by(tmp_path, capsys):
+    put_together("--groove", paper_folders.groove(tmp_path / "groove", drummers=2), "--out", tmp_path / "out", code=2)
+    assert "Groove MIDI has 4 recordings of 2 drummers; a split by drummer takes at least 3" in capsys.readouterr().err
+
+
+def test_the_hours_are_the_published_ones_where_there_are_as_many(tmp_path):
+    folder = paper_folders.cocochorales(tmp_path / "coco", tracks=60, seconds=0.5)
+    share = 10.0 / 3600 / CORPORA["cocochorales"].hours  # ten of the thirty seconds
+    put_together("--cocochorales", folder, "--share", share, "--out", tmp_path / "out")
+    counts = {split: len(paths) for split, paths in links(tmp_path / "out").items()}
+    assert counts == {"train": 16, "validation": 2, "test": 2}  # of half a second each: 8, 1 and 1 of ten seconds
+
+
+def test_another_seed_draws_others_and_the_same_seed_the_same(tmp_path):
+    folder, share = paper_folders.cocochorales(tmp_path / "coco", tracks=60, seconds=0.1), 2.0 / 3600 / 11.2
+    drawn = []
+    for number, seed in enumerate((0, 0, 1)):
+        put_together("--cocochorales", folder, "--share", share, "--seed", seed, "--out", tmp_path / f"{number}")
+        drawn.append(links(tmp_path / f"{number}"))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_performers_of_unequal_length_still_give_most_to_training(tmp_path):
+    """One drummer has 20 s, nine have 1 s each: whoever is where, training has more than half and no split is empty."""
+    folder, rows = tmp_path / "groove", []
+    for i in range(10):
+        name = f"drummer{i}/session1/1.wav"
+        paper_folders.tone(folder / name, 50 + i, 20.0 if i == 0 else 1.0, rate=8_000)
+        rows.append({"drummer": f"drummer{i}", "audio_filename": name})
+    paper_folders.table(folder / "info.csv", rows)
+    for seed in range(8):
+        put_together("--groove", folder, "--seed", seed, "--out", tmp_path / f"{seed}")
+        counts = [sum(20 if "drummer0" in str(path) else 1 for path in paths) for paths in links(tmp_path / f"{seed}").values()]
+        assert min(counts) >= 1 and sum(counts) == 29
+        assert counts[0] > 14.5
+
+
+def test_long_recordings_are_cut_at_the_same_place_every_time(tmp_path):
+    rate, rows = 44_100, []
+    ramp = np.arange(4 * rate, dtype=np.int16)[:, None] % 30_000  # every sample tells its place
+    for i in range(3):
+        path = tmp_path / "maestro" / "2004" / f"{i}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.repeat(ramp, 2, axis=1).astype(np.int16), rate)
+        rows.append({"canonical_composer": "x", "canonical_title": str(i), "audio_filename": f"2004/{i}.wav"})
+    paper_folders.table(tmp_path / "maestro" / "maestro-v3.0.0.csv", rows)
+    for out in ("a", "b"):
+        put_together("--maestro", tmp_path / "maestro", "--max-minutes", 1 / 60, "--out", tmp_path / out)
+    found = links(tmp_path / "a")
+    assert found == links(tmp_path / "b")
+    starts = json.loads((tmp_path / "a" / "corpora.json").read_text())
+    for path in (path for paths in found.values() for path in paths):
+        cut, _ = soundfile.read(tmp_path / "a" / path, dtype="int16")
+        first = int(starts[path.as_posix()] * rate)
+        assert cut.shape == (rate, 2) and 0 <= first <= 3 * rate
+        assert np.array_equal(cut[:, 1], ramp[first : first + rate, 0])
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+    assert len(set(starts.values())) == 3
+
+
+def test_the_table_says_what_was_taken(tmp_path, capsys):
+    options = paper_folders.write_all(tmp_path / "published")
+    broken = tmp_path / "published" / "guitarset" / "audio_mono-mic" / "09_broken_mic.wav"
+    broken.write_bytes(b"no sound")
+    put_together(*options, "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "guitarset: left out, not a sound file: audio_mono-mic/09_broken_mic.wav" in said and "without" not in said
+    header, _, *rows = [line.strip("| ").split(" | ") for line in (tmp_path / "out" / "corpora.md").read_text().splitlines()]
+    table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    for name, row in table.items():
+        assert float(row["hours"]) == pytest.approx(SECONDS[name] / 3600, rel=1e-2)
+        assert float(row["of"]) == CORPORA[name].hours and row["recordings"] == "8" and row["licence"] == CORPORA[name].licence
+        assert sum(map(float, row["train / validation / test, h"].split(" / "))) == pytest.approx(float(row["hours"]), rel=2e-2)
+    put_together(*options[:2], "--out", tmp_path / "one")
+    assert "without damp, groove, guitarset, maestro" in capsys.readouterr().out
+
+
+def test_a_folder_keeps_to_one_choice_and_a_stopped_run_goes_on(tmp_path, capsys):
+    options = paper_folders.write_all(tmp_path / "published")
+    put_together(*options, "--max-minutes", 1 / 60, "--out", tmp_path / "out")
+    first = links(tmp_path / "out")
+    cut = next(path for path in first["train"] if path.suffix == ".flac")
+    times = {path: (tmp_path / "out" / path).stat().st_mtime_ns for paths in first.values() for path in paths}
+    (tmp_path / "out" / cut).unlink()
+    (tmp_path / "out" / first["test"][0]).unlink()
+    put_together(*options, "--max-minutes", 1 / 60, "--out", tmp_path / "out")
+    assert links(tmp_path / "out") == first
+    again = {path: (tmp_path / "out" / path).stat().st_mtime_ns for path in times}
+    assert [path for path in times if times[path] != again[path]] == [cut]  # all else is as an extraction saw it
+    put_together(*options, "--max-minutes", 1 / 60, "--seed", "1", "--out", tmp_path / "out", code=2)
+    assert "holds another choice of recordings" in capsys.readouterr().err
+    assert links(tmp_path / "out") == first
+
+
+def test_corpora_that_moved_are_linked_again(tmp_path):
+    put_together("--guitarset", paper_folders.guitarset(tmp_path / "before"), "--out", tmp_path / "out")
+    (tmp_path / "before").rename(tmp_path / "after")
+    put_together("--guitarset", tmp_path / "after", "--out", tmp_path / "out")
+    assert all((tmp_path / "out" / path).is_file() for paths in links(tmp_path / "out").values() for path in paths)
+
+
+def test_musdb_gives_vocals_and_any_folder_its_first_folders(tmp_path):
+    for i in range(6):
+        for stem in ("vocals", "drums"):
+            paper_folders.tone(tmp_path / "musdb" / "train" / f"Artist{i % 3} - Song {i}" / f"{stem}.wav", 50 + i, 0.5)
+        paper_folders.tone(tmp_path / "own" / f"singer {i % 3}" / f"{i}.wav", 50 + i, 0.5)
+    for name, group in (("musdb", r"Artist\d"), ("own", r"singer \d")):
+        put_together("--singing", tmp_path / name, "--out", tmp_path / f"of {name}")
+        found = links(tmp_path / f"of {name}")
+        assert not any("drums" in path.name for paths in found.values() for path in paths)
+        assert sorted(len({re.findall(group, str(path))[0] for path in paths}) for paths in found.values()) == [1, 1, 1]
+        assert [len(paths) for paths in found.values()] == [2, 2, 2]
+
+
+# Splits by folder -----------------------------------------------------------------------------------------------------------
+
+
+def test_folders_named_after_the_splits_are_the_splits(tmp_path):
+    for name in ("train/a.wav", "train/sub/b.wav", "validation/c.wav", "test/d.wav"):
+        paper_folders.tone(tmp_path / "music" / name, 60, 0.1)
+    found = {source.name: source.split for source in audio_sources(tmp_path / "music")}
+    assert found == {"train/a.wav": "train", "train/sub/b.wav": "train", "validation/c.wav": "validation", "test/d.wav": "test"}
+    paper_folders.tone(tmp_path / "other" / "e.wav", 60, 0.1)
+    both = {source.name: source.split for source in audio_sources([tmp_path / "music", tmp_path / "other"])}
+    assert both["music/test/d.wav"] == "test" and both["other/e.wav"] is None
+    paper_folders.tone(tmp_path / "music" / "loose.wav", 60, 0.1)  # then they are folders like any other
+    assert {source.split for source in audio_sources(tmp_path / "music")} == {None}
