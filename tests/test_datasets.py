@@ -294,7 +294,7 @@ def test_access_is_explained(published, repo_id, hub, monkeypatch, no_wait):
     with pytest.raises(HubError, match="the Hub has no data set 'alice/nothing' that this token may see"):
         dataset_sources("alice/nothing")
     monkeypatch.setenv("HF_TOKEN", "hf_nonsense")
-    with pytest.raises(HubError, match="answered 401 for data set '.*': it does not accept the token"):
+    with pytest.raises(HubError, match=r"answered 401 for data set '.*': it does not accept the token"):
         dataset_sources(repo_id)
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     hub.configure(repo_id, "dataset", gated="manual")
@@ -310,7 +310,7 @@ def test_access_is_explained(published, repo_id, hub, monkeypatch, no_wait):
     with pytest.raises(HubError, match=r"could not be reached for data set '.*' \(\w+\); check the network"):
         dataset_sources(repo_id)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(HubError, match="not asked about data set '.*', since HF_HUB_OFFLINE is set; unset it"):
+    with pytest.raises(HubError, match=r"not asked about data set '.*', since HF_HUB_OFFLINE is set; unset it"):
         dataset_sources(repo_id)
 
 
