@@ -13,6 +13,7 @@ folders train, validation and test, and nobody (drummer, player, singer, piece) 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from sae_audio.activations.splits import hashed_place
 from sae_audio.activations.store import SPLITS
 from sae_audio.cli import guarded
 from sae_audio.errors import DataError, ParameterError
-from sae_audio.files import make_folder, refusals_told, replacing, write_bytes
+from sae_audio.files import make_folder, refusals_told, write_bytes
 from sae_audio.report import table
 
 POOL = 4
@@ -161,12 +162,13 @@ def place(one: Recording, target: Path) -> None:
             target.unlink(missing_ok=True)  # a link to where the corpus was before
             target.symlink_to(one.path.resolve())
         return
-    with soundfile.SoundFile(one.path) as file, replacing(target) as temporary:
+    with soundfile.SoundFile(one.path) as file:
         file.seek(int(one.start * file.samplerate))
         samples = file.read(int(one.seconds * file.samplerate), dtype="int32" if file.subtype.startswith("PCM") else "float64")
         subtype = "PCM_16" if file.subtype == "PCM_16" else "PCM_24"
-        with refusals_told(target):
-            soundfile.write(temporary, samples, file.samplerate, subtype=subtype, format="FLAC")
+    content = io.BytesIO()
+    soundfile.write(content, samples, file.samplerate, subtype=subtype, format="FLAC")
+    write_bytes(target, content.getbuffer())
 
 
 def claim(out: Path, said: dict) -> None:
