@@ -27,6 +27,8 @@ _HOME = pytest.StashKey[Path]()
 def pytest_configure(config: pytest.Config) -> None:
     if "huggingface_hub" in sys.modules:
         raise pytest.UsageError("huggingface_hub was imported before HF_ENDPOINT could be set")
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # who share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
     home = Path(tempfile.mkdtemp(prefix="hf-home-"))
     hub = HubServer().start()
     os.environ.update(hub.env(home=home))
