@@ -27,6 +27,8 @@ READERS = {
     "untrained": "untrained SAE",
 }
 """What a probe reads, in words."""
+SPARSITIES = {"l0": "active features per frame (l0)", "sparsity": "share of features that are 0"}
+"""What probe accuracy is drawn against."""
 LEAST_TOP = {"fvu": 0.1, "l0": 1.0, "dead": 0.1}
 """Least upper end of a training axis."""
 LEAST_SPAN = {"pitch": 1.0, "loudness": 3.0, "brightness": 0.25}
@@ -96,19 +98,24 @@ def probe_scores(scores: Mapping[str, Mapping[str, Mapping]]) -> Figure:
 
 
 def decodability(
-    points: Sequence[Mapping], baselines: Mapping[str, Mapping[str, float]], metric: str = "balanced accuracy"
+    points: Sequence[Mapping],
+    baselines: Mapping[str, Mapping[str, float]],
+    metric: str = "balanced accuracy",
+    x: str = "l0",
 ) -> Figure:
-    """Draw probe accuracy against the number of active features (Figure 3 of arXiv 2510.23802, with baselines).
+    """Draw probe accuracy against sparsity (Figure 3 of arXiv 2510.23802, with baselines).
 
     Parameters
     ----------
     points : sequence of dict
-        ``property``, ``variant``, ``l0`` (features per frame), ``accuracy`` (0 to 1), one per trained SAE; several seeds of one
-        setting share a ``setting`` and become a mean with its range.
+        ``property``, ``variant``, ``l0`` (features per frame) or ``sparsity``, ``accuracy`` (0 to 1), one per trained SAE;
+        several seeds of one setting share a ``setting`` and become a mean with its range.
     baselines : dict of dict of float
         By property, by name: accuracy of a baseline, drawn as a level.
     metric : str
         What ``accuracy`` is.
+    x : str
+        ``l0``, on a logarithmic axis, or ``sparsity`` as published: 1 - l0 / number of features.
     """
     figure = new_figure(5.0)
     names = list(dict.fromkeys(point["property"] for point in points))
@@ -117,14 +124,15 @@ def decodability(
     for ax, prop in zip(panels, names, strict=True):
         for i, variant in enumerate(dict.fromkeys(point["variant"] for point in points)):
             mine = [p for p in points if p["property"] == prop and p["variant"] == variant]
-            x, y, low, high = _seed_ranges(mine)
+            across, y, low, high = _seed_ranges(mine, x)
             style = dict(color=CYCLE[i % 7], marker=markers[i % 7], capsize=3, linewidth=1.8, markersize=7)
-            ax.errorbar(x, y, yerr=[low, high], label=variant, **style)
+            ax.errorbar(across, y, yerr=[low, high], label=variant, **style)
         for i, (name, level) in enumerate(baselines.get(prop, {}).items()):
             ax.axhline(level, color=GREY, linestyle=("--", ":", "-.", (0, (1, 3)))[i % 4], linewidth=1.8, label=name)
-        ax.set_xscale("log", base=2)
+        if x == "l0":
+            ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        dress(ax, "active features per frame (l0)", metric if ax is panels[0] else "", prop, grid=True)
+        dress(ax, SPARSITIES[x], metric if ax is panels[0] else "", prop, grid=True)
     handles, labels = panels[0].get_legend_handles_labels()
     n_levels = len(baselines.get(names[0], {}))  # matplotlib lists plain lines, the baselines, first
     handles, labels = handles[n_levels:] + handles[:n_levels], labels[n_levels:] + labels[:n_levels]
@@ -257,16 +265,16 @@ def _frame(column: int, row: int) -> Rectangle:
     return Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=RED, linewidth=2.5)
 
 
-def _seed_ranges(points: Sequence[Mapping]) -> tuple[list, list, list, list]:
-    """Mean l0 and accuracy of each setting, in order of l0, with the distance down and up to the extremes over seeds."""
+def _seed_ranges(points: Sequence[Mapping], x: str) -> tuple[list, list, list, list]:
+    """Mean x and accuracy of each setting, in order of x, with the distance down and up to the extremes over seeds."""
     groups: dict = {}
     for point in points:
-        groups.setdefault(point.get("setting", point["l0"]), []).append(point)
+        groups.setdefault(point.get("setting", point[x]), []).append(point)
     rows = []
     for group in groups.values():
         values = [point["accuracy"] for point in group]
         mean = sum(values) / len(values)
-        rows.append((sum(point["l0"] for point in group) / len(group), mean, mean - min(values), max(values) - mean))
+        rows.append((sum(point[x] for point in group) / len(group), mean, mean - min(values), max(values) - mean))
     columns = zip(*sorted(rows), strict=True)
     return tuple(list(column) for column in columns) if rows else ([], [], [], [])
 
