@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from sae_audio.cli_dataset import add_dataset_options, dataset_of
-from sae_audio.cli_deploy import add_deploy_command
 from sae_audio.cli_generate import add_commands
 from sae_audio.cli_hub import add_hub_commands
 from sae_audio.cli_output import write_json
-from sae_audio.cli_search import add_search_command
 from sae_audio.errors import OutputError, ParameterError, SaeAudioError
 from sae_audio.files import write_bytes
 
@@ -158,8 +156,6 @@ def _parser() -> Parser:
     convert.set_defaults(run=_convert)
 
     add_hub_commands(commands, common)
-    add_search_command(commands, common)
-    add_deploy_command(commands, common)
     return parser
 
 

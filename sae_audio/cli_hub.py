@@ -1,14 +1,18 @@
-"""The commands ``sae-audio push``, ``pull`` and ``verify``."""
+"""The commands that talk to the Hugging Face Hub: ``sae-audio push``, ``pull``, ``verify``, ``search``, ``deploy-space``."""
 
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sae_audio.cli_output import write_json
 
 if TYPE_CHECKING:
     from sae_audio.bundle import Bundle
     from sae_audio.hub import Published
+    from sae_audio.hub_index import Listed
 
 
 def add_hub_commands(commands: argparse._SubParsersAction, common: argparse.ArgumentParser) -> None:
@@ -21,32 +25,50 @@ def add_hub_commands(commands: argparse._SubParsersAction, common: argparse.Argu
     common : ArgumentParser
         Options of every command.
     """
-    push = commands.add_parser("push", parents=[common], help="publish a bundle on the Hugging Face Hub")
+    private = argparse.ArgumentParser(add_help=False)
+    private.add_argument("--private", action="store_true", help="only you and whom you let in see it")
+
+    push = commands.add_parser("push", parents=[common, private], help="publish a bundle on the Hugging Face Hub")
     push.add_argument("folder", metavar="FOLDER", help="a saved bundle")
-    push.add_argument("repo", metavar="REPO", help="user/name; made if it does not exist")
-    push.add_argument("--private", action="store_true", help="only you and whom you let in see it")
+    push.add_argument("repo", metavar="USER/NAME", help="repository on the Hub; made if it does not exist")
     push.add_argument("--revision", metavar="BRANCH", help="branch to publish to, made if it does not exist (default: main)")
     push.set_defaults(run=_push)
 
     pull = commands.add_parser("pull", parents=[common], help="fetch a bundle from the Hub and check it")
-    pull.add_argument("repo", metavar="REPO", help="user/name")
-    pull.add_argument("--revision", help="branch, tag or commit (default: main)")
+    pull.add_argument("repo", metavar="USER/NAME", help="repository on the Hub")
+    pull.add_argument("--revision", metavar="R", help="its branch, tag or commit (default: main)")
     pull.add_argument(
         "-o", "--output", dest="copy", metavar="FOLDER", help="copy it there: new, empty or a bundle (default: the Hub's cache)"
     )
     pull.set_defaults(run=_pull)
 
     verify = commands.add_parser("verify", parents=[common], help="check every file of a bundle, and that it loads")
-    verify.add_argument("bundle", metavar="FOLDER|REPO", help="folder or Hub id of a bundle")
-    verify.add_argument("--revision", help="branch, tag or commit of a bundle on the Hub")
+    verify.add_argument("bundle", metavar="FOLDER|USER/NAME", help="a folder, or a repository on the Hub")
+    verify.add_argument("--revision", metavar="R", help="branch, tag or commit of the repository (default: main)")
     verify.set_defaults(run=_verify)
+
+    search = commands.add_parser("search", parents=[common], help="list the bundles that the Hub has")
+    search.add_argument("text", metavar="TEXT", nargs="?", help="part of a repository's name (default: all)")
+    search.add_argument("--space", metavar="NAME", help="only bundles of this latent space; `sae-audio spaces` lists them")
+    search.add_argument("--limit", metavar="N", type=int, default=50, help="most bundles to list (default: 50)")
+    search.add_argument("--json", metavar="OUT", help="write the list as JSON; - for standard output")
+    search.set_defaults(run=_search)
+
+    deploy = commands.add_parser("deploy-space", parents=[common, private], help="send the app to a Hugging Face Space")
+    deploy.add_argument("space", metavar="USER/SPACE", help="Space on the Hub; made if it does not exist")
+    deploy.add_argument("--bundle", metavar="USER/NAME", help="bundle on the Hub that it shows (default: the shipped étude)")
+    deploy.add_argument("--hardware", metavar="NAME", help="where it runs, for example zero-a10g (default: cpu-basic)")
+    deploy.add_argument("--folder", metavar="DIR", help="clone to send (default: the one that this runs from)")
+    deploy.add_argument("--dry-run", action="store_true", help="list what would be sent, and send nothing")
+    deploy.set_defaults(run=_deploy)
 
 
 def _push(arguments: argparse.Namespace) -> None:
     from sae_audio.bundle import Bundle
     from sae_audio.hub import push
 
-    Bundle.from_pretrained(Path(arguments.folder).absolute())  # what cannot be loaded is not published
+    with warnings.catch_warnings(action="ignore"):  # what is to be told of the folder, the push tells
+        Bundle.from_pretrained(Path(arguments.folder).absolute())  # what cannot be loaded is not published
     done = push(arguments.folder, arguments.repo, private=arguments.private, revision=arguments.revision)
     print("\n".join(published_lines(arguments.repo, done, arguments.revision)))
 
@@ -73,7 +95,7 @@ def _pull(arguments: argparse.Namespace) -> None:
     folder = pull(arguments.repo, arguments.revision)
     files = read_sealed(folder)
     placed = write_sealed(arguments.copy, files) if arguments.copy else folder
-    print(f"{arguments.repo} at commit {folder.name}: {_size(files)}, each as its manifest says")
+    print(f"{arguments.repo} at commit {folder.name}: {_checked(folder, files)}")
     print(placed)
 
 
@@ -87,15 +109,100 @@ def _verify(arguments: argparse.Namespace) -> None:
         folder = pull(arguments.bundle, arguments.revision)
         at = f" at commit {folder.name}"
     bundle = Bundle.from_pretrained(folder, revision=None if at else arguments.revision)
-    print(f"{arguments.bundle}{at}: {_size(read_sealed(folder))}, each as its manifest says (format {FORMAT_VERSION})")
+    with warnings.catch_warnings(action="ignore"):  # they have been told
+        files = read_sealed(folder)
+    print(f"{arguments.bundle}{at}: {_checked(folder, files)} (format {FORMAT_VERSION})")
     print(f"loads: {_contents(bundle)}")
 
 
-def _size(files: dict[str, bytes]) -> str:
-    return f"{len(files) + 1} files, {sum(map(len, files.values())) / 1e6:.1f} MB"  # and the manifest
+def _checked(folder: Path, files: dict[str, bytes]) -> str:
+    from sae_audio.sealed import CARD, MANIFEST, manifest_of
+
+    edited = (folder / MANIFEST).read_bytes() != manifest_of(files)
+    size = f"{len(files) + 1} files, {sum(map(len, files.values())) / 1e6:.1f} MB"  # and the manifest
+    return f"{size}, each {f'but {CARD} ' if edited else ''}as its manifest says"
 
 
 def _contents(bundle: Bundle) -> str:
     config, spec = bundle.sae.config, bundle.spec
     parts = f"{len(bundle.probes)} probes, {len(bundle.controls)} controls"
     return f"{config.variant} SAE of {config.d_sae} features on '{spec.name}' ({spec.tap}), {parts}"
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    from sae_audio.hub_index import search_bundles
+    from sae_audio.report import table
+
+    found = search_bundles(arguments.text, space=arguments.space, limit=arguments.limit)
+    if arguments.json != "-":
+        header = ["bundle", "space", "tap", "SAE", "FVU", "l0", "probes", "updated", "commit"]
+        print("\n".join(table(header, map(_row, found))) if found else "the Hub has no such bundle")
+        if found:
+            print(f"\nuse one: python -m sae_audio analyse FILE.wav --bundle {found[0].repo} --revision {found[0].revision[:12]}")
+    write_json(arguments.json, [bundle._asdict() for bundle in found])
+
+
+def _row(bundle: Listed) -> list[str]:
+    metrics = dict(bundle.metrics)
+    fvu, l0 = (metrics.pop(name, None) for name in ("fvu", "l0"))
+    probes = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+    marks = ["private"] * bundle.private + ["gated"] * bundle.gated
+    return [
+        bundle.repo + (f" ({', '.join(marks)})" if marks else ""),
+        bundle.space or bundle.base_model or "?",
+        bundle.tap or "?",
+        f"{bundle.variant or '?'} {bundle.d_sae or '?'}",
+        "" if fvu is None else f"{fvu:.3f}",
+        "" if l0 is None else f"{l0:.1f}",
+        probes,
+        bundle.updated[:10],
+        bundle.revision[:12],
+    ]
+
+
+def _deploy(arguments: argparse.Namespace) -> None:
+    from sae_audio.deploy import ROOT, deploy_space
+
+    folder = arguments.folder or ROOT
+    if arguments.dry_run:
+        print("\n".join(_would_send(arguments.space, folder, arguments.bundle)))
+        return
+    options = {"bundle": arguments.bundle, "private": arguments.private, "hardware": arguments.hardware}
+    done = deploy_space(arguments.space, folder=folder, **options)
+    removed = f", {done.removed} of an earlier version removed" if done.removed else ""
+    print(f"sent {done.url}, commit {done.commit}: {done.files} files{removed}")
+    if done.bundle:
+        print(f"it shows {done.bundle}")
+    elif done.unset is None:
+        print(f"it shows the shipped bundle, unless {done.url}/settings has a variable BUNDLE: this token may not look there")
+    else:
+        unset = f"; of the Space's variables {' and '.join(done.unset)} removed" if done.unset else ""
+        print(f"it shows the shipped bundle{unset}")
+    if done.closed:
+        print(f"that bundle is not public: give the Space a secret HF_TOKEN that may read it, at {done.url}/settings")
+    print(f"the Hub builds it now: hf spaces wait {arguments.space} && hf spaces logs {arguments.space}")
+
+
+def _would_send(space: str, folder: str | Path, bundle: str | None) -> list[str]:
+    from sae_audio.deploy import check_name, check_settings, space_files
+
+    check_name(space)
+    files = space_files(folder)
+    check_settings(files)
+    size = sum(path.stat().st_size for path in files.values())
+    shown = _would_show(bundle) if bundle else "the shipped bundle"
+    return [*files, f"{space} would show {shown}", f"{len(files)} files, {size / 1e6:.1f} MB; nothing was sent"]
+
+
+def _would_show(bundle: str) -> str:
+    from sae_audio.deploy import find_bundle
+    from sae_audio.errors import HubError
+    from sae_audio.hub_client import unreachable
+
+    try:
+        shown = find_bundle(bundle)
+    except HubError as error:
+        if error.__cause__ is None or not unreachable(error.__cause__):
+            raise
+        return f"{bundle}, if it is there: {error}"
+    return f"{shown.repo_id}@{shown.commit}"

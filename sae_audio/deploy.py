@@ -29,6 +29,8 @@ NEEDED = ("README.md", "app.py", "requirements.txt", "sae_audio", "ui")
 """Of these, what there must be."""
 LEFT = re.compile(r"(^|/)(\.|__pycache__/)|\.work/|\.(pyc|partial)$")
 """Paths that are left out: hidden files, caches, what a training run keeps beside its bundle."""
+VARIABLES = ("BUNDLE", "BUNDLE_REVISION")
+"""Of a Space: which bundle the app shows, and at which commit."""
 FREE = (
     "a free account cannot host an ordinary Gradio Space (PRO can); where its e-mail is verified and it is older than 30 days it "
     "may host two on ZeroGPU: add --hardware zero-a10g"
@@ -50,6 +52,19 @@ class Deployed(NamedTuple):
     """The bundle that it shows, ``user/name@commit``; None for the one that comes with it."""
     closed: bool
     """Whether that bundle is private or gated, so that the Space needs a token to read it."""
+    unset: tuple[str, ...] | None
+    """Variables of an earlier bundle that were removed; None where the token may not look at the Space's variables."""
+
+
+class Shown(NamedTuple):
+    """A bundle for a Space to show."""
+
+    repo_id: str
+    """``user/name``."""
+    commit: str
+    """Its newest version, in full."""
+    closed: bool
+    """Whether it is private or gated."""
 
 
 def space_files(folder: str | os.PathLike = ROOT) -> dict[str, Path]:
@@ -133,7 +148,7 @@ def deploy_space(
         The clone.
     bundle : str, optional
         Hub id of the bundle to show, pinned to its newest commit in the Space's variables BUNDLE and BUNDLE_REVISION; by default
-        the one in ``checkpoints/``.
+        the one in ``checkpoints/``, and variables that name another are removed.
     private : bool
         Make it private. A Space that exists and is public is refused, not changed.
     hardware : str, optional
@@ -161,20 +176,46 @@ def deploy_space(
     check_name(repo_id)
     files, api = space_files(folder), HfApi(token=token)
     card = check_settings(files)
-    with talking(repo_id):
+    with talking(repo_id, repo_type="space"):
         _validate(card)
-        shown = _bundle(api, bundle) if bundle else None
+        shown = find_bundle(bundle, token=token) if bundle else None
         retried(lambda: _make(api, repo_id, private, hardware))
         contents: dict[str, Path | bytes] = dict(files)
         if shown:
             card.data["models"] = sorted({*(card.data.get("models") or []), shown.repo_id})
             contents["README.md"] = str(card).encode()
         commit, removed = retried(lambda: _send(api, repo_id, contents))
-        if shown:
-            retried(lambda: _tell(api, repo_id, shown))
+        unset = _tell(api, repo_id, shown)
     at = f"{shown.repo_id}@{shown.commit}" if shown else None
     page = f"{constants.ENDPOINT}/spaces/{repo_id}"
-    return Deployed(page, commit, len(contents), removed, at, shown is not None and shown.closed)
+    return Deployed(page, commit, len(contents), removed, at, shown is not None and shown.closed, unset)
+
+
+def find_bundle(repo_id: str, *, token: str | bool | None = None) -> Shown:
+    """Return the newest version of a bundle on the Hub.
+
+    Parameters
+    ----------
+    repo_id : str
+        ``user/name``.
+    token : str or bool, optional
+        Access token; by default the one that is stored or in HF_TOKEN.
+
+    Raises
+    ------
+    HubError
+        It does not exist, is no bundle, or may not be read; or the Hub is out of reach.
+    """
+    from huggingface_hub import HfApi
+
+    from sae_audio.hub_client import retried, talking
+    from sae_audio.sealed import MANIFEST
+
+    with talking(repo_id):
+        info = retried(lambda: HfApi(token=token).model_info(repo_id))
+    if MANIFEST not in {sibling.rfilename for sibling in info.siblings or []}:
+        raise HubError(f"'{repo_id}' is no sae_audio bundle: it has no {MANIFEST}; `sae-audio search` lists those that are")
+    return Shown(repo_id, info.sha, bool(info.private or info.gated))
 
 
 def _validate(card: RepoCard) -> None:
@@ -187,23 +228,6 @@ def _validate(card: RepoCard) -> None:
         except (ValueError, LookupError, TypeError):  # a page of some proxy
             raise error from None
         raise HubError(f"the Hub refuses the front matter of README.md: {said}; mend it there") from None
-
-
-class _Shown(NamedTuple):
-    repo_id: str
-    commit: str
-    closed: bool
-
-
-def _bundle(api: HfApi, repo_id: str) -> _Shown:
-    from sae_audio.hub_client import retried, talking
-    from sae_audio.sealed import MANIFEST
-
-    with talking(repo_id):
-        info = retried(lambda: api.model_info(repo_id))
-    if MANIFEST not in {sibling.rfilename for sibling in info.siblings or []}:
-        raise HubError(f"'{repo_id}' is no sae_audio bundle: it has no {MANIFEST}; `sae-audio search` lists those that are")
-    return _Shown(repo_id, info.sha, bool(info.private or info.gated))
 
 
 def _make(api: HfApi, repo_id: str, private: bool, hardware: str | None) -> None:
@@ -223,12 +247,33 @@ def _make(api: HfApi, repo_id: str, private: bool, hardware: str | None) -> None
         raise HubError(f"Space '{repo_id}' exists and is public; make it private in its settings, or deploy without --private")
 
 
-def _tell(api: HfApi, repo_id: str, shown: _Shown) -> None:
-    """Set the variables by which the app knows its bundle, where they are not set so already: each change restarts the Space."""
-    known = api.get_space_variables(repo_id)
-    for key, value in (("BUNDLE", shown.repo_id), ("BUNDLE_REVISION", shown.commit)):
-        if key not in known or known[key].value != value:
-            api.add_space_variable(repo_id, key, value)
+def _tell(api: HfApi, repo_id: str, shown: Shown | None) -> tuple[str, ...] | None:
+    """Set or remove the variables by which the app knows its bundle; returns those removed, None if they may not be looked at."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from sae_audio.hub_client import retried, status_of
+
+    wanted = dict(zip(VARIABLES, (shown.repo_id, shown.commit), strict=True)) if shown else {}
+
+    def told() -> dict[str, str | None]:
+        return {key: variable.value for key, variable in api.get_space_variables(repo_id).items() if key in VARIABLES}
+
+    def tell() -> None:
+        known = told()
+        for key in known.keys() - wanted.keys():
+            api.delete_space_variable(repo_id, key)
+        for key, value in wanted.items():
+            if known.get(key) != value:  # each change restarts the Space
+                api.add_space_variable(repo_id, key, value)
+
+    try:
+        before = retried(told)
+    except HfHubHTTPError as error:
+        if shown or status_of(error) not in (401, 403):  # a token that may send files need not be one that sees the settings
+            raise
+        return None
+    retried(tell)
+    return tuple(sorted(before.keys() - wanted.keys()))
 
 
 def _send(api: HfApi, repo_id: str, contents: Mapping[str, Path | bytes]) -> tuple[str, int]:

@@ -94,7 +94,9 @@ def test_again_sends_what_changed_and_removes_what_is_gone(clone, hub, repo_id):
 def test_this_clone_sends_all_that_is_tracked_and_no_more():
     sent = set(space_files(ROOT))
     tops = {name.split("/")[0] for name in sent}
-    assert tops <= {"README.md", "LICENSE", "app.py", "packages.txt", "requirements.txt", "checkpoints", "sae_audio", "ui"}
+    assert tops == {"README.md", "LICENSE", "app.py", "requirements.txt", "checkpoints", "sae_audio", "ui"}
+    shipped = {name.split("/")[1] for name in sent if name.startswith("checkpoints/")}
+    assert shipped == {"etude", "etude-codec", "etude-flow"}
     assert not [name for name in sent if "__pycache__" in name or name.endswith(".pyc") or "/." in name]
     listed = subprocess.run(["git", "ls-files", *sorted(tops)], cwd=ROOT, capture_output=True, text=True, check=False)
     tracked = {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
@@ -119,10 +121,62 @@ def test_a_bundle_is_named_in_variables_and_metadata(clone, hub, repo_id, tmp_pa
     assert not hub.calls("POST", "/variables") and len(hub.history(repo_id, repo_type="space")) == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*trying again in")
+@pytest.mark.parametrize("fault", [{"status": 503}, {"drop": True}, {"lose": True}], ids=str)
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_without_a_bundle_the_space_goes_back_to_the_shipped_one(clone, hub, repo_id, tmp_path, no_wait, capsys, method, fault):
+    bundle = f"{repo_id}-sae"
+    hub.seed(bundle, tiny_bundle().save(tmp_path / "bundle"))
+    deploy = ["deploy-space", repo_id, "--folder", str(clone)]
+    assert cli.main([*deploy, "--bundle", bundle]) == 0
+    hub.configure(repo_id, "space", variables={**hub.repo(repo_id, "space")["variables"], "DIFFRHYTHM": "somebody's own"})
+    capsys.readouterr()
+    hub.fail(method, "/variables", **fault)
+    assert cli.main(deploy) == 0
+    assert "it shows the shipped bundle; of the Space's variables BUNDLE and BUNDLE_REVISION removed\n" in capsys.readouterr().out
+    assert hub.repo(repo_id, "space")["variables"] == {"DIFFRHYTHM": "somebody's own"}
+    assert shown(hub, repo_id) == SENT  # no `models` in the card
+    hub.reset()
+    assert cli.main(deploy) == 0
+    assert "it shows the shipped bundle\n" in capsys.readouterr().out
+    assert not hub.calls("POST", "/variables") + hub.calls("DELETE")
+
+
+def test_a_token_that_sends_files_only_is_enough_for_the_shipped_bundle(clone, hub, repo_id, tmp_path, capsys):
+    hub.fail("GET", "/variables", status=403, times=99)
+    assert cli.main(["deploy-space", repo_id, "--folder", str(clone)]) == 0
+    assert f"unless {hub.endpoint}/spaces/{repo_id}/settings has a variable BUNDLE" in capsys.readouterr().out
+    hub.seed(f"{repo_id}-sae", tiny_bundle().save(tmp_path / "bundle"))
+    with pytest.raises(HubError, match=f"answered 403 for Space '{repo_id}': the token may not do this"):
+        deploy_space(repo_id, folder=clone, bundle=f"{repo_id}-sae")
+
+
 def test_dry_run_sends_nothing(clone, hub, capsys):
     assert cli.main(["deploy-space", "alice/app", "--folder", str(clone), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert set(lines[:-1]) == set(SENT) and lines[-1].endswith("nothing was sent") and not hub.calls()
+    assert set(lines[:-2]) == set(SENT) and lines[-2] == "alice/app would show the shipped bundle"
+    assert lines[-1].endswith("nothing was sent") and not hub.calls()
+
+
+@pytest.mark.filterwarnings("ignore:.*trying again in")
+def test_dry_run_says_which_bundle_would_be_shown(clone, hub, repo_id, tmp_path, capsys, monkeypatch, no_wait):
+    commit = hub.seed(repo_id, tiny_bundle().save(tmp_path / "bundle"))
+    hub.seed(f"{repo_id}-model", {"README.md": "a model"})
+    command = ["deploy-space", "alice/app", "--folder", str(clone), "--dry-run", "--bundle"]
+    assert cli.main([*command, repo_id]) == 0
+    assert capsys.readouterr().out.splitlines()[-2] == f"alice/app would show {repo_id}@{commit}"
+    refused = {f"{repo_id}-model": "is no sae_audio bundle", "alice/nothing": "the Hub has no", "x y": "user/name"}
+    for name, reason in refused.items():
+        assert cli.main([*command, name]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and reason in err and err.count("\n") == 1
+    hub.fail("GET", "/api/models/", drop=True, times=99)
+    assert cli.main([*command, repo_id]) == 0
+    told = capsys.readouterr().out.splitlines()[-2]
+    assert told.startswith(f"alice/app would show {repo_id}, if it is there: the Hub could not be reached")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert cli.main([*command, repo_id]) == 0 and "HF_HUB_OFFLINE is set" in capsys.readouterr().out
+    assert not hub.calls("POST") and hub.repo("alice/app", "space") is None
 
 
 # What is refused, and what breaks ----------------------------------------------------------------------------------------------
