@@ -156,19 +156,8 @@ class Bundle:
 
         Parameters
         ----------
-        repo_id : str
-            ``user/name``; made if it does not exist.
-        private : bool
-            Make it private. A repository that exists and is public is refused, not changed.
-        revision : str, optional
-            Branch to publish to, made if it does not exist; by default ``main``.
-        token : str or bool, optional
-            Access token; by default the one that is stored or in HF_TOKEN.
-
-        Returns
-        -------
-        Published
-            Page, commit and what changed.
+        repo_id, private, revision, token
+            As in ``hub.push``, and so is what is returned.
 
         Raises
         ------
@@ -181,9 +170,14 @@ class Bundle:
         from sae_audio.hub import check_push, push
 
         check_push(repo_id, private=private, revision=revision, token=token)
-        folder = self.save(Path(tempfile.mkdtemp(prefix="bundle-")) / repo_id.split("/")[1])
+        kept = Path(tempfile.mkdtemp(prefix="bundle-"))
+        try:
+            folder = self.save(kept / repo_id.split("/")[1])
+        except BaseException:
+            shutil.rmtree(kept)
+            raise
         done = push(folder, repo_id, private=private, revision=revision, token=token)
-        shutil.rmtree(folder.parent)  # only now: what could not be published is kept
+        shutil.rmtree(kept)  # only now: what could not be published is kept
         return done
 
     def _parts(self) -> Parts:

@@ -38,7 +38,11 @@ def add_hub_commands(commands: argparse._SubParsersAction, common: argparse.Argu
     pull.add_argument("repo", metavar="USER/NAME", help="repository on the Hub")
     pull.add_argument("--revision", metavar="R", help="its branch, tag or commit (default: main)")
     pull.add_argument(
-        "-o", "--output", dest="copy", metavar="FOLDER", help="copy it there: new, empty or a bundle (default: the Hub's cache)"
+        "-o",
+        "--output",
+        dest="copy",
+        metavar="FOLDER",
+        help="copy it there; a bundle there is replaced, all else refused (default: the Hub's cache)",
     )
     pull.set_defaults(run=_pull)
 

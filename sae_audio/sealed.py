@@ -31,6 +31,8 @@ MAX_FILES = 20
 ALLOWED = re.compile(r"(figures/)?[A-Za-z0-9][A-Za-z0-9_-]*\.(json|safetensors|png|md)")
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 """File types that can run code when they are loaded."""
+NOTES = ".cache/huggingface/"
+"""Where `hf download --local-dir` keeps notes, in the folder itself."""
 AGAIN = "copy or download the bundle again"
 
 
@@ -135,7 +137,7 @@ def damaged(files: Mapping[str, bytes], sums: Mapping[str, str]) -> list[str]:
 
 def _is_download(folder: Path) -> bool:
     """Whether ``huggingface_hub`` put the folder there: in its cache, or anywhere with its own notes in it."""
-    return bool(_blobs(folder)) or (folder / ".cache" / "huggingface").is_dir()
+    return bool(_blobs(folder)) or (folder / NOTES).is_dir()
 
 
 def _blobs(folder: Path) -> list[Path]:
@@ -189,7 +191,7 @@ def _previous(folder: Path) -> Path:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Let only a missing or empty folder, or one with nothing but a bundle in it, be replaced."""
+    """Let only a missing or empty folder, or one with nothing but a bundle in it, as saved or downloaded, be replaced."""
     if not os.path.lexists(folder):
         return
     if folder.is_symlink() or not folder.is_dir():
@@ -197,8 +199,10 @@ def check_replaceable(folder: Path) -> None:
     paths = {path.relative_to(folder).as_posix(): path for path in _files(folder, hidden=True)}
     if not paths and not any(folder.iterdir()):
         return
+    notes = {name for name in paths if name.startswith(NOTES)}
+    hubs = notes | {".gitattributes"} if notes else notes  # the Hub makes one in every repository
     try:
-        other = sorted(paths.keys() - _manifest(folder, paths).keys() - {MANIFEST})
+        other = sorted(paths.keys() - _manifest(folder, paths).keys() - {MANIFEST} - hubs)
     except BundleError:
         other = sorted(paths) or ["folders"]
     if other:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from hub_bundles import assert_no_leak, command_environment, contents, expected, seed, shown
+from huggingface_hub import snapshot_download
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from tiny_bundle import tiny_bundle
 from tiny_models import tiny_etude
@@ -91,6 +92,38 @@ def test_push_pull_verify(hub, repo_id, folder, tmp_path, capsys):
         code, out, err = call(capsys, "verify", source)
         assert (code, err) == (0, "") and out.startswith(str(source)) and "each as its manifest says (format 1)" in out
         assert out.splitlines()[1] == "loads: topk SAE of 16 features on 'etude-codec' (mean), 6 probes, 5 controls"
+
+
+def test_pull_replaces_a_download_and_nothing_else(hub, repo_id, folder, tmp_path, capsys):
+    seed(hub, repo_id, folder)
+    hub.seed(repo_id, {"README.md": "newer"})
+    copy = tmp_path / "copy"
+    snapshot_download(repo_id, revision=hub.history(repo_id)[1]["oid"], local_dir=copy)  # with LICENSE and samples
+    assert (copy / ".cache" / "huggingface").is_dir() and (copy / ".gitattributes").is_file()
+    assert "LICENSE, which is no part of a bundle and would be lost" in fails(capsys, "pull", repo_id, "-o", copy)
+    for name in ("LICENSE", "samples/demo.wav"):
+        (copy / name).unlink()
+    (copy / ".cache" / "mine").write_text("precious")
+    assert ".cache/mine, which is no part" in fails(capsys, "pull", repo_id, "-o", copy)
+    (copy / ".cache" / "mine").unlink()
+    assert call(capsys, "pull", repo_id, "-o", copy)[0] == 0
+    assert (copy / "README.md").read_text() == "newer" and Bundle.from_pretrained(copy)
+    assert contents(copy).keys() == contents(folder).keys()
+
+
+def test_an_edited_card_is_told_once(hub, repo_id, folder, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    Bundle.from_pretrained(folder).save(mine)
+    (mine / "README.md").write_text("---\nlicense: mit\n---\nmy words\n")
+    said = f"warning: {mine}/README.md was edited after the bundle was made; the rest is as its manifest says\n"
+    code, out, err = call(capsys, "verify", mine)
+    assert (code, err) == (0, said) and "each but README.md as its manifest says" in out
+    code, _, err = call(capsys, "push", mine, repo_id)
+    assert (code, err) == (0, said)
+    hub.seed(repo_id, {"README.md": "changed on the page"})
+    for command in ("verify", "pull"):
+        code, out, err = call(capsys, command, repo_id)
+        assert code == 0 and err.count("warning") == err.count("\n") == 1 and "each but README.md as its manifest" in out
 
 
 def test_a_branch(hub, repo_id, folder, capsys):

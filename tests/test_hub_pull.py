@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from safetensors.torch import load_file, save_file
 from test_bundle import LOAD_IN_SAE_LENS
+from test_sae_saelens import saelens_codes
 from tiny_bundle import SPEC, tiny_bundle, tiny_latents
 
 from sae_audio import hub_client
@@ -430,7 +431,13 @@ def test_what_hf_download_gets_loads(hub, published, tmp_path):
     cached = hf("download", published, "--quiet", "--cache-dir", tmp_path / "cache").strip()
     hf("download", published, "--local-dir", tmp_path / "copy")
     for folder in (Path(cached), tmp_path / "copy"):
-        assert (folder / "LICENSE").exists() and Bundle.from_pretrained(folder).spec == SPEC
+        loaded, x = Bundle.from_pretrained(folder), tiny_latents()
+        assert (folder / "LICENSE").exists() and loaded.spec == SPEC
+        # What sae_lens opens of a folder, by its formulas; the package itself does it in the slow test below.
+        cfg, tensors = json.loads((folder / "cfg.json").read_text()), load_file(folder / "sae_weights.safetensors")
+        codes = saelens_codes(cfg, tensors, x)
+        assert torch.allclose(codes, loaded.sae.encode(x), atol=1e-5) and cfg["d_sae"] == loaded.sae.config.d_sae
+        assert torch.allclose(codes @ tensors["W_dec"] + tensors["b_dec"], loaded.sae(x), atol=1e-5)
     (tmp_path / "copy" / "sae.safetensors").write_bytes(b"x")
     with pytest.raises(BundleError, match="damaged"):
         Bundle.from_pretrained(tmp_path / "copy")

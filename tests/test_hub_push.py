@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,14 @@ def test_a_bundle_pushes_itself(hub, repo_id, first, tmp_path, monkeypatch):
     done = Bundle.from_pretrained(first).push_to_hub(repo_id, private=True, revision="dev")
     assert shown(hub, repo_id, "dev") == expected(first, repo_id, "dev", beside={})
     assert done.private and hub.repo(repo_id)["private"] and not list(tmp_path.iterdir())
+
+
+def test_a_bundle_that_cannot_be_saved_leaves_no_folder(hub, repo_id, first, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    unfit = replace(Bundle.from_pretrained(first), figures={"a.txt": b"no picture"})
+    with pytest.raises(BundleError, match="is not a PNG file"):
+        unfit.push_to_hub(repo_id)
+    assert not list(tmp_path.iterdir()) and len(hub.history(repo_id)) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*trying again in")
