@@ -9,21 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from sae_audio.errors import OutputError
 
 
-@contextmanager
-def replacing(path: str | os.PathLike, *, alone: bool = False) -> Iterator[Path]:
-    """Lend a temporary path beside ``path`` that takes its place at the end, so that nobody ever sees half of it.
+def write_bytes(path: str | os.PathLike, content: bytes | memoryview, *, alone: bool = False) -> None:
+    """Write a file by way of a temporary one beside it, so that a crash or a full disk never leaves half of it.
 
     Parameters
     ----------
     path : path
         File to create or replace.
+    content : bytes
+        All of it.
     alone : bool
-        Nobody else writes this file: the temporary path has a fixed name, so that what a killed run left is written over.
+        Nobody else writes this file: the temporary one has a fixed name, so that what a killed run left is written over.
 
     Raises
     ------
@@ -35,16 +34,10 @@ def replacing(path: str | os.PathLike, *, alone: bool = False) -> Iterator[Path]
     temporary = path.with_name(f".{path.name if alone else uuid.uuid4().hex[:8]}.partial")
     try:
         with refusals_told(path):
-            yield temporary
+            temporary.write_bytes(content)
             os.replace(temporary, path)
     finally:
         _discard(temporary)
-
-
-def write_bytes(path: str | os.PathLike, content: bytes | memoryview, *, alone: bool = False) -> None:
-    """Write all of a file, by way of ``replacing``, which says what can go wrong."""
-    with replacing(path, alone=alone) as temporary:
-        temporary.write_bytes(content)
 
 
 def make_folder(folder: str | os.PathLike) -> None:
@@ -75,9 +68,8 @@ def refusals_told(path: str | os.PathLike) -> Iterator[None]:
     """Turn what the system refuses while ``path`` is written into an ``OutputError``."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise OutputError(f"'{path}' cannot be written ({reason}); choose a writable folder with enough space") from None
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be written ({error.strerror}); choose a writable folder with enough space") from None
 
 
 def _discard(path: Path) -> None:

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sae_audio.descriptors import Descriptors
 from sae_audio.errors import DataError, ParameterError
-from sae_audio.files import replacing, write_bytes
+from sae_audio.files import write_bytes
 from sae_audio.spec import LatentSpec
 
 FORMAT = 1
@@ -151,8 +151,7 @@ def write_shard(folder: Path, rank: int, tensors: dict[str, Tensor], recordings:
     """Add a shard whole or not at all; ``recordings`` lists (name, version, frames, reason), reason "" where it is usable."""
     numbers = [int(path.stem.split("-")[2]) for path in folder.glob(f"shard-{rank:03d}-*.safetensors")]
     path = folder / f"shard-{rank:03d}-{max(numbers, default=-1) + 1:05d}.safetensors"
-    with replacing(path, alone=True) as temporary:
-        save_file(tensors, temporary, metadata={"recordings": json.dumps(recordings)})
+    write_bytes(path, save(tensors, metadata={"recordings": json.dumps(recordings)}), alone=True)
 
 
 def shard_contents(folder: Path) -> dict[tuple[str, str], Stored | Skipped]:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.etude.codec import CodecConfig, SpectralVAE
-from sae_audio.files import make_folder, replacing, write_bytes
+from sae_audio.files import make_folder, write_bytes
 
 
 def save_codec(model: SpectralVAE, folder: Path, *, dtype: torch.dtype = torch.float16) -> None:
@@ -29,8 +29,7 @@ def save_codec(model: SpectralVAE, folder: Path, *, dtype: torch.dtype = torch.f
     """
     make_folder(folder)
     tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in model.state_dict().items()}
-    with replacing(folder / "model.safetensors", alone=True) as temporary:
-        save_file(tensors, temporary)
+    write_bytes(folder / "model.safetensors", save(tensors), alone=True)
     text = json.dumps({"model": "etude-codec", "format": 1, "codec": model.config.to_dict()}, sort_keys=True, indent=2)
     write_bytes(folder / "config.json", (text + "\n").encode(), alone=True)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,7 +28,7 @@ from sae_audio.etude.checkpoint import save_codec
 from sae_audio.etude.codec import CodecConfig, SpectralVAE, compress
 from sae_audio.etude.codec_data import make_batch, render_split
 from sae_audio.etude.codec_loss import CodecLoss
-from sae_audio.files import append_row, make_folder, read_rows, replacing, write_rows
+from sae_audio.files import append_row, make_folder, read_rows, write_bytes, write_rows
 
 PCA_FRAMES = 60_000
 """Frames that the PCA and the latents' mean and standard deviation are estimated on."""
@@ -179,8 +179,7 @@ def save_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimiz
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for name, state in zip(_learnt(model), optimizer.state_dict()["state"].values(), strict=True):
         tensors |= {f"{key}.{name}": value for key, value in state.items()}
-    with replacing(path, alone=True) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+    write_bytes(path, save({name: value.contiguous() for name, value in tensors.items()}), alone=True)
 
 
 def load_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimizer) -> int:

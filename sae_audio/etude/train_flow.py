@@ -140,7 +140,8 @@ class Trainer:
         return {t: float(torch.stack(values).mean()) for t, values in losses.items()}
 
     def save(self) -> None:
-        """Write everything that ``load`` needs, and the averaged model, each atomically."""
+        """Write the averaged model, and last, since it says that the steps are done, what ``load`` needs; each atomically."""
+        save_generator(self.ema, self.recipe.out)
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
         states = self.optimizer.state_dict()["state"].values()
@@ -149,7 +150,6 @@ class Trainer:
         metadata = {"recipe": json.dumps(self._origin())}
         content = save({name: value.detach().contiguous() for name, value in tensors.items()}, metadata=metadata)
         write_bytes(self.recipe.out / "training.safetensors", content, alone=True)
-        save_generator(self.ema, self.recipe.out)
 
     def load(self) -> int:
         """Read what ``save`` wrote and return the number of steps already taken."""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sae_audio.errors import ParameterError
-from sae_audio.files import replacing
+from sae_audio.files import write_bytes
 from sae_audio.sae import SAE
 
 STATE = "training.safetensors"
@@ -44,9 +44,9 @@ def save_checkpoint(folder: Path, sae: SAE, optimiser: torch.optim.Optimizer, si
     """
     tensors = {f"sae.{name}": value for name, value in sae.state_dict().items()} | optimiser_tensors(optimiser)
     tensors = {name: value.detach().cpu().contiguous() for name, value in (tensors | {"since": since}).items()}
-    with replacing(folder / STATE, alone=True) as temporary:
-        # One key: safetensors writes several in an order that changes from run to run.
-        save_file(tensors, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
+    # One key: safetensors writes several in an order that changes from run to run.
+    content = save(tensors, metadata={"about": json.dumps(about, sort_keys=True)})
+    write_bytes(folder / STATE, content, alone=True)
 
 
 def load_checkpoint(folder: Path, sae: SAE, optimiser: torch.optim.Optimizer, since: Tensor, settings: dict) -> int:
