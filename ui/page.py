@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import threading
+import sys
 
 import gradio as gr
 
-from ui import atlas, bundles, explore, generate, session, steer, theme
+from sae_audio.errors import SaeAudioError
+from ui import atlas, bundles, examples, explore, generate, session, steer, theme
 from ui.examples import EXAMPLES, seen
 from ui.limits import KEPT_CHECKED, MAX_FILE, QUICK, WAITING
 from ui.shared import TABS, Page, show
@@ -39,10 +41,16 @@ def opened(request: gr.Request) -> tuple[int, gr.Tabs]:
 
 
 def launch() -> None:
-    """Serve the page; the bundle is loaded while the first visitor's browser is still fetching it."""
-    threading.Thread(target=session.loaded, args=[session.SHIPPED], daemon=True).start()
+    """Serve the page; what the first visitor's events need is loaded while their browser is still fetching it."""
+    os.environ.setdefault("MPLBACKEND", "agg")  # Gradio asks for the backend at every event; to find one takes half a second
     on_a_space = "SPACE_ID" in os.environ
-    build().queue(max_size=WAITING, default_concurrency_limit=QUICK).launch(
+    try:
+        demo = build().queue(max_size=WAITING, default_concurrency_limit=QUICK)
+    except SaeAudioError as error:
+        sys.stderr.write(f"app.py: {error}\n")
+        sys.exit(2)
+    demo.launch(
+        prevent_thread_lock=True,
         server_name=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0" if on_a_space else "127.0.0.1"),
         max_file_size=MAX_FILE,
         show_error=False,
@@ -51,3 +59,11 @@ def launch() -> None:
         theme=theme.THEME,
         css=theme.CSS,
     )
+    warm_up()
+    demo.block_thread()
+
+
+def warm_up() -> None:
+    """Do what the first visitor would wait for: look at the first example; import what Gradio imports at the first event."""
+    examples.view_of(EXAMPLES[0].key, session.SHIPPED)
+    importlib.import_module("matplotlib")

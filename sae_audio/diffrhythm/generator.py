@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sae_audio.diffrhythm.dit import Context, DiT
+from sae_audio.diffrhythm.layers import drawn
 from sae_audio.errors import ParameterError
 
 GUIDANCE = 4.0
@@ -42,7 +43,7 @@ class Generator(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(config.mel_dim))
         self.register_buffer("latent_std", torch.ones(config.mel_dim))
         if self.style_names:
-            self.style_table = nn.Parameter(torch.randn(len(self.style_names) + 1, config.style_dim))
+            self.style_table = nn.Parameter(drawn(len(self.style_names) + 1, config.style_dim))
 
     @property
     def null_style(self) -> Tensor | None:

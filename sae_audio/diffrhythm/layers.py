@@ -109,7 +109,7 @@ class TextEmbedding(nn.Module):
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
-        self.text_embed = nn.Embedding(config.text_num_embeds + 1, config.text_dim)
+        self.text_embed = nn.Embedding.from_pretrained(drawn(config.text_num_embeds + 1, config.text_dim), freeze=False)
         self.text_blocks = nn.Sequential(*(ConvNeXtV2Block(config.text_dim) for _ in range(config.conv_layers)))
         self.last = config.max_frames - 1
 
@@ -241,6 +241,12 @@ class FinalNorm(nn.Module):
         """Return ``[B, T, dim]`` of ``[B, T, dim]`` and time embeddings ``[B, time_dim]``."""
         scale, shift = self.linear(F.silu(c))[:, None].chunk(2, dim=-1)
         return F.layer_norm(x, (self.dim,), eps=NORM_EPS) * (1 + scale) + shift
+
+
+def drawn(*shape: int) -> Tensor:
+    """Return standard normal numbers; none on the meta device, where to draw them imports torch._dynamo and sympy."""
+    table = torch.empty(shape)
+    return table if table.is_meta else table.normal_()
 
 
 def positions(places: Tensor, dim: int) -> Tensor:
