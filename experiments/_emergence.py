@@ -42,13 +42,16 @@ def summary(rows: Sequence[dict], steps: int) -> dict:
                     if found := bands([row for row in mine if source in row], source, name, key, listened):
                         entry[f"{key} control" if source == "control" else key] = found
             for reader in READERS:
-                if f"{reader}/x_t control" in entry:
+                if {f"{reader}/x_t", f"{reader}/x_t control"} <= set(entry):
                     entry[f"{reader}/x_t"]["later than control"] = delay(mine, name, f"{reader}/x_t")
     return out
 
 
 def bands(rows: Sequence[dict], source: str, name: str, key: str, listened: Sequence[int]) -> dict:
-    """Return mean, low and high of each curve over songs, drawn by prompt, and of the point that it is decided at."""
+    """Return mean, low and high of each curve over songs, drawn by prompt, and of the point that it is decided at.
+
+    A curve that no song has is left out; nothing is left where no song ends with a class, as pitch does where nothing is voiced.
+    """
     if not rows:
         return {}
     out: dict = {}
@@ -70,7 +73,7 @@ def bands(rows: Sequence[dict], source: str, name: str, key: str, listened: Sequ
             points = torch.tensor(listened if key == "measured" else range(matrix.shape[1]), dtype=torch.float64)
             at = bootstrap(matrix, groups=groups, of=lambda means, points=points: _place(crossing(means), points))
             out["decided"] = [round(float(value), 2) for value in at]
-    return out
+    return out if "agreement" in out else {}
 
 
 def _rounded(values: Tensor) -> list[float]:
@@ -140,6 +143,9 @@ def lines_of(found: dict, steps: int) -> list[str]:
     header += [f"eq. 4 at {shown[2]}: mean, median", "final class right (±1)"]
     for conditions, by_name in found.items():
         for name, entry in by_name.items():
+            if not entry:
+                out += [f"### {name}, conditions: {conditions}", "", "no song ends with a class of it", ""]
+                continue
             songs_ = next(iter(entry.values()))["agreement"]["n_songs"]
             out += [f"### {name}, conditions: {conditions} ({songs_} songs)", ""]
             body = [[_words(key), *_cells(value, shown)] for key, value in entry.items()]
@@ -165,6 +171,7 @@ def _cells(value: dict, shown: Sequence[int]) -> list[str]:
         return [decided, *[""] * (len(shown) + 3)]
     agreed = [f"{value['agreement']['mean'][i]:.2f}" for i in shown]
     middle = shown[2]
-    paper = f"{value['paper']['mean'][middle]:.2f}, {value['paper']['median'][middle]:.2f}"
+    paper = f"{value['paper']['mean'][middle]:.2f}, {value['paper']['median'][middle]:.2f}" if "paper" in value else ""
+    bounded = f"{value['bounded']['mean'][middle]:.2f}" if "bounded" in value else ""
     right = "" if value["right"] is None else f"{value['right']:.2f}"
-    return [decided, *agreed, f"{value['bounded']['mean'][middle]:.2f}", paper, right]
+    return [decided, *agreed, bounded, paper, right]
