@@ -11,13 +11,15 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_audio.audio import Sound, mixdown, read
+from sae_audio.audio import Sound, mixdown
+from sae_audio.audio import read as read_sound
 from sae_audio.errors import DataError
 from sae_audio.files import write_bytes
 from sae_audio.latent_spaces import Encoder
@@ -36,11 +38,13 @@ def states(
     *,
     pooling: str,
     seconds: float | None,
+    cuts: int = 1,
     layers: Sequence[int] | None = None,
+    read: int | None = None,
     cache: Path = CACHE,
     progress: bool = True,
 ) -> list[Tensor]:
-    """Return hidden states of every clip, from one pass each.
+    """Return hidden states of every clip, all from one pass.
 
     Parameters
     ----------
@@ -54,8 +58,12 @@ def states(
         ``frames``: one vector per frame, in float16.
     seconds : float, optional
         Longest stretch, from the start of a clip; None: all of it (AST as published takes the first 10.24 s).
+    cuts : int
+        Stretches of a clip that is longer than ``seconds``: the first from its start, the others from places drawn at random.
     layers : sequence of int, optional
         Hidden states to keep; by default all.
+    read : int, optional
+        Place in ``layers`` of the only one to read back; by default all of them.
     cache : Path
         Where results are kept.
     progress : bool
@@ -64,23 +72,37 @@ def states(
     Returns
     -------
     list of Tensor [n_layers, T, d_in]
-        T = 1 for the two means.
+        For the two means T counts the stretches.
     """
     layers = list(range(space.n_layers + 1)) if layers is None else list(layers)
     settings = {
         "spec": space.spec.to_dict() | {"tap": ""},
         "pooling": pooling,
         "seconds": seconds,
+        "cuts": cuts,
         "layers": layers,
     }
 
     def encode(clip: LabelledClip) -> Tensor:
-        audio = first_seconds(mixdown(read(clip.path), space.spec), space.spec.sample_rate, seconds, fill=pooling == "published")
-        return pooled(space, audio, pooling)[layers].cpu()
+        audio, rate = mixdown(read_sound(clip.path), space.spec), space.spec.sample_rate
+        parts = [audio[..., start:] for start in starts(audio.shape[-1], rate, seconds, cuts, clip.name)]
+        filled = [first_seconds(part, rate, seconds, fill=pooling == "published") for part in parts]
+        return torch.cat([pooled(space, part, pooling)[layers] for part in filled], 1).cpu()
 
     name = f"{space.spec.name.replace('/', '-').replace(':', '-')}-{pooling}"
     folder = claimed(cache, name, settings, signature(space))
-    return [tensors["states"] for tensors in kept(folder, clips, lambda clip: {"states": encode(clip)}, name, progress)]
+    found = kept(folder, clips, lambda clip: {"states": encode(clip)}, name, progress, read)
+    return [tensors["states"] for tensors in found]
+
+
+def starts(n_samples: int, sample_rate: int, seconds: float | None, cuts: int, name: str) -> list[int]:
+    """Return where a clip of ``n_samples`` is cut: at its start, and at random where it is longer than ``seconds``.
+
+    The places depend on the clip's name alone, so that they are the same in every run.
+    """
+    room = 0 if seconds is None else n_samples - round(seconds * sample_rate)
+    drawn = np.random.default_rng([*name.encode()]).integers(0, room + 1, cuts - 1).tolist() if room > 0 else []
+    return [0, *drawn]
 
 
 def first_seconds(audio: Tensor, sample_rate: int, seconds: float | None, fill: bool = False) -> Tensor:
@@ -112,6 +134,7 @@ def factor_table(
     name: str,
     measure: Callable[[Tensor, int], Tensor],
     *,
+    columns: Sequence[str],
     seconds: float | None,
     cache: Path = CACHE,
     progress: bool = True,
@@ -126,6 +149,8 @@ def factor_table(
         Of the factors, for the cache.
     measure : callable
         Samples ``[C, N]`` and rate in Hz to ``[n_factors]``.
+    columns : sequence of str
+        What it gives, in order: a table of other factors is measured anew.
     seconds : float, optional
         Longest stretch, from the start; None: all.
     cache : Path
@@ -135,10 +160,10 @@ def factor_table(
     """
 
     def one(clip: LabelledClip) -> dict[str, Tensor]:
-        sound: Sound = read(clip.path)
+        sound: Sound = read_sound(clip.path)
         return {"factors": measure(first_seconds(sound.samples, sound.sample_rate, seconds), sound.sample_rate)}
 
-    folder = claimed(cache, f"factors-{name}", {"factors": name, "seconds": seconds})
+    folder = claimed(cache, f"factors-{name}", {"factors": list(columns), "seconds": seconds})
     rows = kept(folder, clips, one, f"factors: {name}", progress)
     return torch.stack([row["factors"] for row in rows])
 
@@ -161,20 +186,25 @@ def kept(
     make: Callable[[LabelledClip], dict[str, Tensor]],
     title: str,
     progress: bool,
+    row: int | None = None,
 ) -> list[dict[str, Tensor]]:
-    """Return what ``make`` gives for every clip, from the folder where it is there."""
-    done = {key: tensors for file in sorted(folder.glob("*.safetensors")) for key, tensors in _stored(file)}
-    keys = [_key(clip) for clip in clips]
+    """Return what ``make`` gives for every clip, from the folder where it is there; of every tensor one ``row``, or all."""
+    keys = [key_of(clip) for clip in clips]
+    files = sorted(folder.glob("*.safetensors"))
+    done = {key: tensors for file in files for key, tensors in _stored(file, set(keys), row)}
     todo = [(key, clip) for key, clip in zip(keys, clips, strict=True) if key not in done]
-    bar = tqdm(todo, initial=len(clips) - len(todo), total=len(clips), desc=title, unit="clip", disable=not progress)
+    hidden = not (progress and todo)
+    bar = tqdm(todo, initial=len(clips) - len(todo), total=len(clips), desc=title, unit="clip", disable=hidden)
     for group in _groups(bar, PER_FILE):
         fresh = {key: make(clip) for key, clip in group}
-        _store(folder / f"{hashlib.sha256(json.dumps(list(fresh)).encode()).hexdigest()[:16]}.safetensors", fresh)
-        done |= fresh
+        file = folder / f"{hashlib.sha256(json.dumps(list(fresh)).encode()).hexdigest()[:16]}.safetensors"
+        _store(file, fresh)
+        done |= dict(_stored(file, set(fresh), row))
     return [done[key] for key in keys]
 
 
-def _key(clip: LabelledClip) -> str:
+def key_of(clip: LabelledClip) -> str:
+    """Return what tells a clip from one that was there before: its path, size and time."""
     stat = clip.path.stat()
     return f"{clip.path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
 
@@ -184,14 +214,16 @@ def _store(file: Path, tensors: dict[str, dict[str, Tensor]]) -> None:
     write_bytes(file, save(flat, metadata={"clips": json.dumps(list(tensors))}))
 
 
-def _stored(file: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _stored(file: Path, wanted: set[str], row: int | None) -> Iterator[tuple[str, dict[str, Tensor]]]:
     with safe_open(file, "pt") as opened:
         keys = json.loads(opened.metadata()["clips"])
-        found: list[dict[str, Tensor]] = [{} for _ in keys]
+        found: dict[str, dict[str, Tensor]] = {key: {} for key in keys if key in wanted}
         for name in opened.keys():  # noqa: SIM118, a safe_open handle is no mapping
             number, what = name.split("/")
-            found[int(number)][what] = opened.get_tensor(name)
-    yield from zip(keys, found, strict=True)
+            if keys[int(number)] in wanted:
+                stored = opened.get_slice(name)
+                found[keys[int(number)]][what] = stored[:] if row is None else stored[row : row + 1]
+    yield from found.items()
 
 
 def _groups(items: Iterable, size: int) -> Iterator[list]:

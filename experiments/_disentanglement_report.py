@@ -1,11 +1,10 @@
-"""Tables and figures of ``experiments.disentanglement``."""
+"""Tables of ``experiments.disentanglement``."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from statistics import mean
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,12 +12,8 @@ from torch import Tensor
 from experiments import _published as published
 from experiments._singing_report import groups_of
 from sae_audio.card import table
-from sae_audio.disentanglement import mean_interval, top_factors
+from sae_audio.disentanglement import group_interval, mean_interval, top_factors
 from sae_audio.factors import FAMILIES, family
-from sae_audio.plots.style import BLUE, CYCLE, GREY, RED, dress, new_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CODES = {
     "dense": "dense state",
@@ -34,9 +29,11 @@ N_TOP = 10
 READING = """
 Means over ten factors, with 95 % bootstrap intervals over them, and over seeds. Paper mode: R² of the clips of the fit, the ten
 best factors of each row, completeness on its own number of dimensions (a larger dictionary looks more complete; see *effective*).
-Honest mode: fitted on training singers, R² of the test singers, the ten factors that the dense state predicts best in every row,
-completeness on one number of dimensions. *Effective*: over how many equal dimensions a factor is spread. *Shuffled* shows what a
-regression makes of no information: R² of its own clips is what more dimensions than clips give for nothing.
+Honest mode: fitted on training singers, R² of the test singers, in every row the ten factors that the dense state fits best on
+the training singers, completeness on one number of dimensions. *Singers*: the held-out R² with its 95 % interval over the few
+test singers (or other groups), by the jackknife: what holds for other singers. *Effective*: over how many equal dimensions a
+factor is spread. *Shuffled* shows what a regression makes of no information: R² of its own clips is what more dimensions than
+clips give for nothing, and a factor that is hardly predicted looks complete, so completeness counts beside R² only.
 """
 
 
@@ -50,7 +47,7 @@ def best_factors(row: dict, rows: Sequence[dict]) -> Tensor:
     if row["mode"] == "paper":
         return top_factors(column(row, "r2_in"), N_TOP)
     same = (one for one in rows if one["code"] == "dense" and _place(one) == _place(row))
-    return top_factors(column(next(same), "r2_out"), N_TOP)
+    return top_factors(column(next(same), "r2_in"), N_TOP)  # of the training singers: the test singers choose nothing
 
 
 def _place(row: dict) -> tuple:
@@ -59,15 +56,26 @@ def _place(row: dict) -> tuple:
 
 def over_top(mine: Sequence[dict], rows: Sequence[dict], name: str) -> str:
     """Return a measure's mean over the top factors and seeds, with its interval over factors."""
-    middle, low, high = mean_interval(_per_factor(mine, rows, name))
+    middle, low, high = mean_interval(over_factors(mine, rows, name))
     digits = 1 if name == "effective_dims" else 2
     return "" if middle != middle else f"{middle:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if low == low else "")
 
 
-def _per_factor(mine: Sequence[dict], rows: Sequence[dict], name: str) -> Tensor:
-    """Mean over seeds of each rank (paper mode) or factor (honest mode)."""
+def over_factors(mine: Sequence[dict], rows: Sequence[dict], name: str) -> Tensor:
+    """Mean over seeds of each rank (paper mode) or factor (honest mode), [10]."""
     picked = torch.stack([column(row, name)[best_factors(row, rows)] for row in mine])
     return picked.nanmean(0)
+
+
+def over_singers(mine: Sequence[dict], rows: Sequence[dict]) -> str:
+    """Return the 95 % interval of the held-out R² of the top factors over the test singers; empty for fewer than two."""
+    singers = list(mine[0]["r2_without"])
+    if len(singers) < 2:
+        return ""
+    fewer = [[row | {"without": row["r2_without"][singer]} for row in mine] for singer in singers]
+    without = [float(over_factors(some, rows, "without").nanmean()) for some in fewer]
+    low, high = group_interval(float(over_factors(mine, rows, "r2_out").nanmean()), without)
+    return f"{low:.2f} to {min(1.0, high):.2f}"
 
 
 def lines_of(rows: Sequence[dict], note: str = "") -> list[str]:
@@ -89,7 +97,7 @@ def _paper(rows: Sequence[dict]) -> str:
     for (code, sparsity), mine in _ordered(rows):
         key, place = (mine[0]["space"], mine[0]["layer"]), _column_of(sparsity)
         said = [
-            values[key][place] if key in values and place is not None else None
+            f"{values[key][place]:.3f}" if key in values and place is not None else ""
             for values in (published.COMPLETENESS, published.INFORMATIVENESS)
         ]
         cells = [over_top(mine, rows, name) for name in ("completeness", "r2_in", "effective_dims")]
@@ -104,6 +112,7 @@ def _honest(rows: Sequence[dict]) -> str:
         "sparsity",
         "dims",
         "R² held out",
+        "singers",
         "R² in sample",
         f"completeness, n = {common}",
         "effective",
@@ -115,11 +124,10 @@ def _honest(rows: Sequence[dict]) -> str:
     body = []
     for (code, sparsity), mine in _ordered(rows):
         modular = [row["disentanglement"] for row in mine if row["disentanglement"] is not None]
-        gaps = [f"{_per_factor(mine, rows, name).nanmean():.3f}" for name in ("mig", "sap")]
-        cells = [over_top(mine, rows, name) for name in names]
-        body.append(
-            (CODES[code], _percent(sparsity), mine[0]["n_dims"], *cells, f"{mean(modular):.2f}" if modular else "", *gaps)
-        )
+        gaps = [f"{over_factors(mine, rows, name).nanmean():.3f}" for name in ("mig", "sap")]
+        held, *cells = [over_top(mine, rows, name) for name in names]
+        place = CODES[code], _percent(sparsity), mine[0]["n_dims"]
+        body.append((*place, held, over_singers(mine, rows), *cells, f"{mean(modular):.2f}" if modular else "", *gaps))
     return table(header, body)
 
 
@@ -156,84 +164,3 @@ def families(rows: Sequence[dict], key: tuple[str, int]) -> list[str]:
     if rows[0]["mode"] == "paper" and key in published.FAMILIES:
         body.append(("published (SAE)", *(published.FAMILIES[key].get(family) for family in FAMILIES)))
     return ["Families of each representation's ten best factors:", "", table(("", *FAMILIES), body)] if body else []
-
-
-def sparsity_figure(rows: Sequence[dict]) -> Figure:
-    """Draw completeness (above) and R² (below) over sparsity, a column per space and layer, beside what was published."""
-    places = groups_of(rows, "space", "layer")
-    figure = new_figure(8.0)
-    axes = figure.subplots(2, len(places), sharex=True, sharey="row", squeeze=False)
-    measures = {"paper": (("completeness", "r2_in"), RED), "honest": (("completeness_common", "r2_out"), BLUE)}
-    for column_of_axes, (key, mine) in zip(axes.T, places.items(), strict=True):
-        for ax, said in zip(column_of_axes, (published.COMPLETENESS, published.INFORMATIVENESS), strict=True):
-            if key in said:
-                ax.plot([100 * s for s in published.SPARSITIES], said[key][:-1], color=GREY, marker="o", label="published: SAE")
-                ax.axhline(said[key][-1], color=GREY, linestyle=":", label="published: dense")
-        for mode, (names, colour) in measures.items():
-            of_mode = [row for row in mine if row["mode"] == mode]
-            for ax, name in zip(column_of_axes, names, strict=True):
-                _lines(ax, of_mode, name, mode, colour)
-        dress(column_of_axes[0], "", "completeness", f"{key[0]}, layer {key[1]}", grid=True)
-        dress(column_of_axes[1], "sparsity in %", "R² (paper: in sample, honest: held out)", grid=True)
-    labelled = {label: line for ax in axes.flat for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=5, fontsize=11, frameon=False)
-    return figure
-
-
-def _lines(ax, rows: Sequence[dict], name: str, mode: str, colour: str) -> None:
-    for code, mine in groups_of(rows, "code").items():
-        middle = {
-            sparsity: float(_per_factor(group, rows, name).nanmean())
-            for (sparsity,), group in groups_of(mine, "sparsity").items()
-        }
-        if code == ("dense",):
-            ax.axhline(middle[None], color=colour, linestyle="--", label=f"{mode}: dense")
-            continue
-        shade = colour if code == ("sae",) else CYCLE[list(CODES).index(code[0])]
-        x = sorted(middle)
-        ax.plot([100 * s for s in x], [middle[s] for s in x], color=shade, marker="s", label=f"{mode}: {CODES[code[0]]}")
-
-
-def entropy_figure(rows: Sequence[dict]) -> Figure:
-    """Draw completeness over the entropy of each factor for the sparsity nearest to 95 %, a panel per space and layer."""
-    places = groups_of((row for row in rows if row["code"] == "sae" and row["seed"] == 0), "space", "layer")
-    figure = new_figure(4.4)
-    axes = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
-    for ax, (key, mine) in zip(axes, places.items(), strict=True):
-        nearest = min({row["sparsity"] for row in mine}, key=lambda sparsity: abs(sparsity - 0.95))
-        for row in (row for row in mine if row["sparsity"] == nearest):
-            colour = RED if row["mode"] == "paper" else BLUE
-            name = "completeness" if row["mode"] == "paper" else "completeness_common"
-            ax.scatter(column(row, "entropy"), column(row, name), color=colour, s=22, label=f"{row['mode']} mode")
-        dress(
-            ax,
-            "entropy of the factor in bits",
-            "completeness" if ax is axes[0] else "",
-            f"{key[0]}, layer {key[1]}, {nearest:.0%}",
-            grid=True,
-        )
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=11, frameon=False)
-    return figure
-
-
-def family_figure(rows: Sequence[dict]) -> Figure:
-    """Draw how many of the ten best factors are of each family, for the SAE and as published."""
-    places = groups_of(rows, "space", "layer")
-    figure = new_figure(4.4)
-    axes = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
-    for ax, (key, mine) in zip(axes, places.items(), strict=True):
-        bars = {
-            f"{mode} mode": family_counts([row for row in mine if row["mode"] == mode]) for (mode,) in groups_of(mine, "mode")
-        }
-        if key in published.FAMILIES:
-            bars["published"] = published.FAMILIES[key]
-        for i, (label, counts) in enumerate(bars.items()):
-            x = [place + (i - (len(bars) - 1) / 2) * 0.8 / len(bars) for place in range(len(FAMILIES))]
-            colour = {"paper mode": RED, "honest mode": BLUE}.get(label, GREY)
-            ax.bar(x, [counts.get(name, 0) for name in FAMILIES], width=0.8 / len(bars), color=colour, label=label)
-        ax.set_xticks(range(len(FAMILIES)), FAMILIES, rotation=45, ha="right")
-        dress(ax, "", "of the ten best factors" if ax is axes[0] else "", f"{key[0]}, layer {key[1]}")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=11, frameon=False)
-    return figure

@@ -5,11 +5,11 @@
     python -m experiments.disentanglement --demo
 
 Options and caches are those of ``experiments.singing``. Writes disentanglement.json, disentanglement.md and three figures per
-encoder: completeness and R² by sparsity, completeness by the factors' entropy, families of the best factors.
+encoder: completeness, R² and effective dimensions by sparsity, completeness by the factors' entropy, families of the best ones.
 
 ``paper``: full clips of the test singers, a Lasso scored on the clips that it was fitted on, the ten best factors of each
 representation, completeness on each one's own number of dimensions. ``honest``: fitted on the training singers and scored on the
-test singers, the ten factors that the dense state predicts best for all, completeness on one number of dimensions, effective
+test singers, for all the ten factors that the dense state fits best, completeness on one number of dimensions, effective
 dimensions, MIG and SAP; and beside the SAE a random TopK of its size, an untrained SAE, PCA and ICA, and shuffled factors.
 """
 
@@ -27,16 +27,17 @@ import torch
 from torch import Tensor
 
 from experiments._clips import factor_table, states
-from experiments._disentanglement_report import entropy_figure, family_figure, lines_of, sparsity_figure
-from experiments._singing import POOLING, Corpus, Job, Sizes, active, encode, fitted_sae
+from experiments._disentanglement_report import lines_of
+from experiments._figures import entropy_figure, family_figure, sparsity_figure, stamped
+from experiments._singing import CONTROLS, POOLING, Corpus, Job, Sizes, active, dense, encode, fitted_sae
 from experiments._singing_report import groups_of
 from experiments.singing import NOTE, clips_of, corpora, log_of, parser, prepared, rows_of
 from sae_audio import disentanglement as measures
 from sae_audio.cli import guarded
-from sae_audio.evaluation import readers
 from sae_audio.factors import OWN, egemaps, egemaps_names, own_factors
 from sae_audio.files import write_bytes
 from sae_audio.plots import png
+from sae_audio.readers import readers
 from sae_audio.traces import compact_json
 
 MOST_COMPONENTS = 64
@@ -52,6 +53,8 @@ class Known(NamedTuple):
     """[N, n_factors] of the clips that regressions are fitted on."""
     held: Tensor | None
     """[M, n_factors] of the test clips; None in paper mode, which scores in sample."""
+    singers: list[str]
+    """Of the test clips, [M]; other groups than singers too."""
 
 
 def known_factors(corpus: Corpus, mode: str, which: str) -> Known:
@@ -59,8 +62,10 @@ def known_factors(corpus: Corpus, mode: str, which: str) -> Known:
     names, measure = (egemaps_names(), egemaps) if which == "egemaps" else (list(OWN), own_factors)
     clips = [corpus.clips[i] for i in (corpus.test.tolist() if mode == "paper" else range(len(corpus.clips)))]
     seconds = None if mode == "paper" else corpus.seconds
-    table = factor_table(clips, which, measure, seconds=seconds, cache=corpus.cache)
-    return Known(names, table, None) if mode == "paper" else Known(names, table[not_test(corpus)], table[corpus.test])
+    table = factor_table(clips, which, measure, columns=names, seconds=seconds, cache=corpus.cache)
+    if mode == "paper":
+        return Known(names, table, None, [])
+    return Known(names, table[not_test(corpus)], table[corpus.test], [corpus.clips[i].group for i in corpus.test.tolist()])
 
 
 def not_test(corpus: Corpus) -> Tensor:
@@ -88,7 +93,7 @@ def jobs_of(options: argparse.Namespace, corpus: Corpus) -> list[Job]:
 
 
 def measure(job: Job, corpus: Corpus, sizes: Sizes, which: str, method: str) -> list[dict]:
-    """Return the row of a job; an honest SAE of the first seed brings its controls along."""
+    """Return the row of a job; an honest SAE brings its controls along."""
     known, clip_vectors = known_factors(corpus, job.mode, which), corpus.vectors(job.mode, job.layer)
     if job.mode == "paper":
         vectors = {"fit": full_vectors(corpus, job.layer)}
@@ -97,17 +102,16 @@ def measure(job: Job, corpus: Corpus, sizes: Sizes, which: str, method: str) -> 
     if job.code == "dense":
         return [row_of(job, vectors, known, sizes, method)]
     train, validation = corpus.split(job.mode, job.seed)
-    sae = fitted_sae(clip_vectors[train], clip_vectors[validation], job, sizes)
+    sae = fitted_sae(corpus.training(job.mode, job.layer)[train], clip_vectors[validation], job, sizes)
     codes = {side: encode(sae, rows) for side, rows in vectors.items()}
     rows = [row_of(job, codes, known, sizes, method)]
-    if job.mode == "honest" and job.seed == 0:
-        order = torch.randperm(len(known.fit), generator=torch.Generator().manual_seed(1))
+    if job.mode == "honest":
+        order = torch.randperm(len(known.fit), generator=torch.Generator().manual_seed(job.seed + 1))
         rows.append(row_of(job._replace(code="shuffled"), codes, known._replace(fit=known.fit[order]), sizes, method))
-        k = active(job.sparsity, sizes.d_sae)
-        controls = {
-            name: read for name, read in readers(sae, clip_vectors[train]).items() if name in ("random", "untrained", "pca")
-        }
-        for name, read in (controls | {"ica": independent_components(clip_vectors[train], k)}).items():
+        found = readers(sae, clip_vectors[train], job.seed)
+        found["ica"] = independent_components(clip_vectors[train], active(job.sparsity, sizes.d_sae), job.seed)
+        for name in (*CONTROLS, "ica"):
+            read = found[name]
             of_control = {side: dense(read(vectors[side])) for side in vectors}
             if of_control["fit"].shape[1] < 2:  # one component, as tiny dictionaries have at 99 %, is neither complete nor not
                 continue
@@ -115,24 +119,19 @@ def measure(job: Job, corpus: Corpus, sizes: Sizes, which: str, method: str) -> 
     return rows
 
 
-def dense(codes: Tensor) -> Tensor:
-    """Return a matrix without its sparse layout."""
-    return codes.to_dense() if codes.layout != torch.strided else codes
-
-
-def independent_components(train: Tensor, k: int):
+def independent_components(train: Tensor, k: int, seed: int):
     """Return FastICA's projection on as many components as an SAE has active features, at most ``MOST_COMPONENTS``."""
     from sklearn.decomposition import FastICA
 
     n = min(k, MOST_COMPONENTS, *train.shape)
-    fitted = FastICA(n, whiten="unit-variance", max_iter=500, tol=1e-3, random_state=0).fit(train.double().numpy())
+    fitted = FastICA(n, whiten="unit-variance", max_iter=500, tol=1e-3, random_state=seed).fit(train.double().numpy())
     return lambda rows: torch.from_numpy(fitted.transform(rows.double().numpy()))
 
 
 def row_of(job: Job, codes: dict[str, Tensor], known: Known, sizes: Sizes, method: str) -> dict:
     """Measure one representation: lists over the factors, and means over them."""
     held = None if known.held is None else (codes["held"], known.held)
-    found = measures.dci(codes["fit"], known.fit, held_out=held, method=method)
+    found = measures.dci(codes["fit"], known.fit, held_out=held, method=method, seed=job.seed)
     common = max(sizes.d_sae, codes["fit"].shape[1])
     lists = {
         "r2_in": found.r2_in,
@@ -144,17 +143,24 @@ def row_of(job: Job, codes: dict[str, Tensor], known: Known, sizes: Sizes, metho
         "sap": measures.attribute_predictability(codes["fit"], known.fit),
         "entropy": measures.binned_entropy(known.fit),
     }
-    return job._asdict() | {name: [None if math.isnan(v) else v for v in values.tolist()] for name, values in lists.items()} | {
+    return job._asdict() | {name: _finite(values) for name, values in lists.items()} | {
         "factors": known.names,
-        "disentanglement": _finite(measures.overall_disentanglement(found.importance)),
+        "r2_without": {} if held is None else without_each(found.predicted, known),
+        "disentanglement": _finite(torch.tensor([measures.overall_disentanglement(found.importance)]))[0],
         "n_dims": codes["fit"].shape[1],
         "common": common,
         "n": len(known.fit),
     }  # fmt: skip
 
 
-def _finite(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def without_each(predicted: Tensor, known: Known) -> dict[str, list[float | None]]:
+    """Return the held-out R² of every factor without each of the test singers, for intervals over singers."""
+    rest = {name: torch.tensor([singer != name for singer in known.singers]) for name in sorted(set(known.singers))}
+    return {name: _finite(measures.explained(predicted[rows], known.held[rows])) for name, rows in rest.items()}
+
+
+def _finite(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def main(options: argparse.Namespace) -> None:
@@ -177,7 +183,8 @@ def main(options: argparse.Namespace) -> None:
     write_bytes(options.out / "disentanglement.md", ("\n".join(lines) + "\n").encode())
     for (space,), mine in groups_of(rows, "space").items():
         for name, draw in {"sparsity": sparsity_figure, "entropy": entropy_figure, "families": family_figure}.items():
-            write_bytes(options.out / f"disentanglement-{name}-{space.replace('/', '-')}.png", png(draw(mine)))
+            file = options.out / f"disentanglement-{name}-{space.replace('/', '-')}.png"
+            write_bytes(file, png(stamped(draw(mine), options.demo)))
     print("\n".join(lines) + f"\nwritten to {options.out}")
 
 

