@@ -9,12 +9,12 @@ from __future__ import annotations
 import io
 import math
 import os
+import stat
 import warnings
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import soundfile
 import torch
 import torchaudio
@@ -28,6 +28,10 @@ MIN_SECONDS = 0.02
 MAX_MINUTES = 20.0
 MIN_RATE, MAX_RATE = 4_000, 384_000  # Hz
 MAX_CHANNELS = 8
+DENSE_RATE = 48_000
+"""Hz up to which the longest sound may have all channels: samples, not minutes, fill the memory."""
+BLOCK = 2**16
+"""Frames decoded at a time."""
 MAX_PHASES = 1000  # torchaudio's resampling kernel grows with the square of the larger term of the reduced ratio
 
 
@@ -102,12 +106,12 @@ def _decoded(file: Path | io.BytesIO, name: str | Path, max_minutes: float) -> S
     try:
         with soundfile.SoundFile(file) as opened:
             _check_header(name, opened.frames, opened.samplerate, opened.channels, max_minutes)
-            samples = opened.read(dtype="float32", always_2d=True)
+            samples = _samples(opened)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: soundfile takes .raw for headerless data
         reason = str(error).split(": ", 1)[-1].strip().rstrip(".").replace("\n", " ")
         raise AudioError(f"'{name}' cannot be read as audio ({reason}); convert it to WAV, FLAC, OGG, MP3 or AIFF") from None
     _check_samples(name, samples, opened.samplerate)
-    return Sound(torch.from_numpy(np.ascontiguousarray(samples.T)), opened.samplerate)
+    return Sound(samples, opened.samplerate)
 
 
 def write(path: str | os.PathLike, samples: Tensor, sample_rate: int, *, bits: int = 16) -> None:
@@ -275,14 +279,29 @@ def to_stereo(samples: Tensor) -> Tensor:
     return (weights / weights.sum(1, keepdim=True)) @ samples
 
 
+def _samples(opened: soundfile.SoundFile) -> Tensor:
+    """Decode all of a sound [C, N] block by block: beside it there is never a second copy, nor what a lying header promises."""
+    samples, n = torch.empty(opened.channels, opened.frames), 0
+    while len(block := opened.read(min(BLOCK, opened.frames - n), dtype="float32", always_2d=True)):
+        samples[:, n : n + len(block)] = torch.from_numpy(block.T)
+        n += len(block)
+    return samples if n == opened.frames else samples[:, :n].clone()
+
+
 def _check_is_file(path: Path) -> None:
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise AudioError(f"'{path}' does not exist; check the path") from None
+    except (OSError, ValueError) as error:  # a name that is too long or holds a zero byte, links in a circle
+        raise AudioError(f"'{path}' cannot be opened ({getattr(error, 'strerror', error)}); check the path") from None
+    if stat.S_ISDIR(status.st_mode):
         raise AudioError(f"'{path}' is a folder; name one sound file in it")
-    if not path.exists():
-        raise AudioError(f"'{path}' does not exist; check the path")
+    if not stat.S_ISREG(status.st_mode):
+        raise AudioError(f"'{path}' is a pipe or a device; write the sound to a file first")
     if not os.access(path, os.R_OK):
         raise AudioError(f"'{path}' is not readable; check its permissions")
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise AudioError(f"'{path}' is empty (0 bytes); export or download it again")
 
 
@@ -294,15 +313,20 @@ def _check_header(path: str | Path, frames: int, rate: int, channels: int, max_m
     minutes = frames / rate / 60
     if minutes > max_minutes:
         raise AudioError(f"'{path}' lasts {minutes:.1f} min; the limit is {max_minutes:g} min: cut it, or raise --max-minutes")
+    if frames * channels > (most := max_minutes * 60 * MAX_CHANNELS * DENSE_RATE):
+        raise AudioError(
+            f"'{path}' has {frames * channels / 1e6:.0f} million samples; the limit is {most / 1e6:.0f} million, which is "
+            f"{max_minutes:g} min of {MAX_CHANNELS} channels at {DENSE_RATE} Hz: resample it, fold it, or raise --max-minutes"
+        )
 
 
-def _check_samples(path: str | Path, samples: np.ndarray, rate: int) -> None:
-    seconds = len(samples) / rate
+def _check_samples(path: str | Path, samples: Tensor, rate: int) -> None:
+    seconds = samples.shape[1] / rate
     if seconds < MIN_SECONDS:
         raise AudioError(f"'{path}' lasts {1000 * seconds:.1f} ms; the least is {1000 * MIN_SECONDS:g} ms: use a longer sound")
     # The sum is finite exactly when every sample is (|x| < 1e30): one pass, no mask in memory.
-    if not math.isfinite(float(np.sum(samples, dtype=np.float64))):
-        bad = int(np.count_nonzero(~np.isfinite(samples)))
+    if not math.isfinite(float(samples.sum(dtype=torch.float64))):
+        bad = int((~samples.isfinite()).sum())
         raise AudioError(f"'{path}' has {bad} samples that are NaN or infinite; only finite samples can be used: export it again")
 
 
