@@ -9,7 +9,7 @@ import torch
 from sae_audio.activations import ActivationStore, clip_sources, extract
 from sae_audio.descriptors import Descriptors
 from sae_audio.etude.corpus import corpus, make_clip
-from sae_audio.evaluation import Frames
+from sae_audio.frames import Frames
 from sae_audio.latent_spaces import load_latent_space
 
 CACHE = Path("runs/experiments")

@@ -1,9 +1,11 @@
 """Control as numbers (Figure 2 of arXiv 2510.23802): what asking for a change does, and what else it changes.
 
     python -m experiments.control [--bundle checkpoints/etude] [--clips 16] [--out experiments/results]
+    python -m experiments.control --bundle runs/mine --audio ~/music --latents runs/mine.work/latents --out runs/mine.control
 
-Every strength is chosen on validation recordings; every figure is measured on the decoded sound of test recordings, all of
-whose timbres and scores are held out. Rows: the bundle's SAE directions (open and closed loop), the same estimated on raw
+The bundle says which latent space and tap; any that decodes will do. Every strength is chosen on validation recordings; every
+figure is measured on the decoded sound of test recordings, of the synthesised music those alone whose timbre is in no training
+recording. Rows: the bundle's SAE directions (open and closed loop), the same estimated on raw
 latents, differences of class means, probe weights, and the paper's own rule. Writes control.json, control.md and control.png.
 """
 
@@ -11,66 +13,78 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from experiments._corpus import etude_store, only_new_timbres
+from experiments._corpus import only_new_timbres
+from experiments._data import add_data_options, check, store_of
 from sae_audio import control
 from sae_audio.bundle import Bundle
-from sae_audio.calibration import Clips, Measure, changes, median, spectral_distance
-from sae_audio.control import AXES, ControlVector, class_means, partial_effects
-from sae_audio.evaluation import (
-    MIN_CLASS_FRAMES,
-    Frames,
-    control_trials,
-    frames_of,
-    held_out_clips,
-    hold_of,
-    isolation_of,
-    listener,
-    probe_table,
-    readers,
-    sample,
-    spreads,
-)
-from sae_audio.files import write_bytes
-from sae_audio.pipeline import space_of
+from sae_audio.bundle_space import space_of
+from sae_audio.calibration import Clips
+from sae_audio.cli import guarded
+from sae_audio.closed_loop import hold_of
+from sae_audio.control import AXES, ControlVector
+from sae_audio.directions import class_means, partial_effects
+from sae_audio.errors import LatentSpaceError
+from sae_audio.evaluation import control_trials, isolation_of, probe_table
+from sae_audio.files import make_folder, write_bytes
+from sae_audio.fit_controls import EFFECT_FRAMES, calibrated, uncalibrated_controls
+from sae_audio.frames import MIN_CLASS_FRAMES, Frames, Splits, held_out_clips, sample, spreads
+from sae_audio.heard import Measure, changes, median, spectral_distance
+from sae_audio.latent_spaces import Codec
+from sae_audio.listener import listener
 from sae_audio.plots import isolation_matrix, png
 from sae_audio.probes import acts_matrix
 from sae_audio.properties import axis_values
-from sae_audio.recipe import calibrated, uncalibrated_controls
+from sae_audio.readers import readers
 from sae_audio.sae import SAEConfig
 from sae_audio.training import TrainConfig, train_sae
 
 PAPER_ALPHAS = (0.0, 1.0, 10.0, 20.0, 30.0)
+PAPER_WIDTH = 8
+"""Features per latent channel of the SAE that the paper's rule is tried with."""
 
 
 def candidates(bundle: Bundle, train: Frames) -> Iterator[tuple[str, ControlVector]]:
     """Yield every kind of direction that is compared, by name, before calibration."""
-    sae, decoder = bundle.sae, bundle.sae.directions().detach()
-    pitch = bundle.properties["pitch"]
-    notes = pitch.classes(train.descriptors)
+    sae, decoder, train = bundle.sae, bundle.sae.directions().detach(), sample(train, EFFECT_FRAMES)
     for name, vector in uncalibrated_controls(sae, bundle.properties, train, "latents").items():
         yield f"{name}: raw latents, partial effect", vector
-    acts = acts_matrix(sae, train.latents)
-    clamped = partial_effects(acts, notes, pitch.n_classes, train.descriptors, train.recordings).notes
-    yield "pitch: SAE, partial effect, features clamped at 0", control.classes("pitch", "effect", "acts", pitch.names, clamped)
-    yield (
-        "pitch: raw latents, class means",
-        control.classes("pitch", "mean", "latents", pitch.names, class_means(train.latents, notes, pitch.n_classes)),
-    )
-    weights = bundle.probes["pitch/acts"].weight
-    scale = decoder.norm() / (weights.T @ decoder).norm()
-    yield "pitch: SAE, probe weights", control.classes("pitch", "probe", "latents", pitch.names, weights.T @ decoder * scale * 5)
-    for name in ("loudness", "brightness"):
-        yield f"{name}: raw latents, class means", control.axis(name, "mean", "latents", high_minus_low(train, name))
+    for name in (name for name in AXES if name in bundle.properties):
+        if name == "pitch":
+            yield from pitch_candidates(bundle, train)
+            continue
+        yield f"{name}: raw latents, class means", control.axis_control(name, "mean", "latents", high_minus_low(train, name))
         probe = bundle.probes[f"{name}/acts"].weight
         axis = torch.tensor(bundle.properties[name].centres)
         direction = (probe @ (axis - axis.mean())) @ decoder
-        yield f"{name}: SAE, probe weights", control.axis(name, "probe", "latents", nominal(direction, train, name))
+        yield f"{name}: SAE, probe weights", control.axis_control(name, "probe", "latents", nominal(direction, train, name))
+
+
+def pitch_candidates(bundle: Bundle, train: Frames) -> Iterator[tuple[str, ControlVector]]:
+    """Yield the directions of pitch that are compared, but for those on raw latents, which all properties have."""
+    pitch, decoder = bundle.properties["pitch"], bundle.sae.directions().detach()
+    notes = pitch.classes(train.descriptors)
+    acts = acts_matrix(bundle.sae, train.latents)
+    means = class_means(train.latents, notes, pitch.n_classes)
+    weights = bundle.probes["pitch/acts"].weight
+    scale = decoder.norm() / (weights.T @ decoder).norm()
+    found = {
+        "SAE, partial effect, features clamped at 0": (
+            "effect",
+            "acts",
+            partial_effects(acts, notes, pitch.n_classes, train.descriptors, train.recordings).notes,
+        ),
+        "raw latents, class means": ("mean", "latents", means),
+        "SAE, probe weights": ("probe", "latents", weights.T @ decoder * scale * 5),
+    }
+    for name, (method, via, directions) in found.items():
+        yield f"pitch: {name}", control.class_control("pitch", method, via, pitch.names, directions)
 
 
 def high_minus_low(train: Frames, name: str) -> torch.Tensor:
@@ -89,21 +103,23 @@ def nominal(direction: torch.Tensor, train: Frames, name: str) -> torch.Tensor:
     return direction / direction.norm() * reference.norm()
 
 
-def paper_rows(bundle: Bundle, splits: tuple[Frames, Frames, Frames], clips: Clips, measure: Measure) -> Iterator[dict]:
+def paper_rows(bundle: Bundle, splits: Splits, clips: Clips, measure: Measure, device: str) -> Iterator[dict]:
     """Yield what the paper's rule does, with the SAE and the probes that it is meant for: ``relu_rmsnorm``, L1 before the norm.
 
     Strength 0 is the SAE's reconstruction, without its error added back, as published. Targets are C5, the quietest and the
-    brightest class that the training frames hold.
+    brightest class that the training frames hold. Which SAE of its grid the paper takes here is not known.
     """
-    train = splits[0]
-    config = SAEConfig("relu_rmsnorm", train.latents.shape[1], 512, l1_coefficient=0.3)
-    sae = train_sae(train.latents, config, TrainConfig(steps=600, batch_size=2048, lr=2e-3)).sae
-    few = tuple(sample(split, 12_000) for split in splits)
+    train, d_in = splits.train, bundle.spec.d_in
+    config = SAEConfig("relu_rmsnorm", d_in, PAPER_WIDTH * d_in, l1_coefficient=0.3)
+    sae = train_sae(train.latents, config, TrainConfig(steps=600, batch_size=2048, lr=2e-3), device=device).sae
+    few = splits.sampled(12_000, 12_000, 12_000)
     probes = {
-        prop: probe for prop, _, probe, _ in probe_table({"acts": readers(sae, train.latents)["acts"]}, bundle.properties, *few)
+        prop: probe for prop, _, probe, _ in probe_table({"acts": readers(sae, train.latents)["acts"]}, bundle.properties, few)
     }
-    targets = {"pitch": bundle.properties["pitch"].class_index("C5"), "loudness": outermost(bundle, train, "loudness", 0)}
-    targets["brightness"] = outermost(bundle, train, "brightness", -1)
+    ends = {"loudness": 0, "brightness": -1}
+    targets = {name: outermost(bundle, train, name, end) for name, end in ends.items() if name in bundle.properties}
+    if "pitch" in bundle.properties:
+        targets = {"pitch": bundle.properties["pitch"].class_index("C5")} | targets
     before = measure(clips.latents)
     for name, index in targets.items():
         for alpha in PAPER_ALPHAS:
@@ -166,38 +182,47 @@ def lines_of(rows: list[dict], paper: list[dict]) -> list[str]:
     return out
 
 
-def main() -> None:
-    """Run the experiment."""
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="checkpoints/etude")
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--source", default="both", choices=("additive", "fluidr3", "both"))
+    add_data_options(parser, minutes=60.0)
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path("experiments/results"))
-    options = parser.parse_args()
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser.parse_args(argv)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run the experiment."""
     bundle = Bundle.from_pretrained(options.bundle)
-    store = etude_store(options.minutes, options.source)
-    train, validation, test = (frames_of(store, split) for split in ("train", "validation", "test"))
-    unseen = only_new_timbres(test, store.recording_names)
-    space, spread = space_of(bundle), spreads(train)
-    measure, pitch = listener(space), bundle.properties["pitch"]
-    held, clips = (held_out_clips(f, pitch, space.spec.frame_rate, n_clips=options.clips) for f in (validation, unseen))
+    check(options, bundle.spec.name)
+    space = space_of(bundle, source=options.source, device=options.device)
+    if not isinstance(space, Codec):
+        raise LatentSpaceError(
+            f"'{bundle.spec.name}' cannot be decoded to sound, which is what this measures; take a codec's bundle"
+        )
+    store = store_of(options, space)
+    splits = Splits.of(store)
+    unseen = splits.test if options.audio else only_new_timbres(splits.test, store.recording_names)
+    measure, pitch, spread = listener(space), bundle.properties.get("pitch"), spreads(splits.train)
+    held, clips = (held_out_clips(f, pitch, space.spec.frame_rate, n_clips=options.clips) for f in (splits.validation, unseen))
     rows: list[dict] = []
     hold = hold_of(bundle.controls, space.spec.frame_rate)
-    for name in AXES:
-        for loop in (None, hold):
+    for name in (name for name in AXES if name in bundle.controls):
+        for loop in (None, hold) if hold else (None,):
             rows += scored(f"{name}: SAE, partial effect", bundle.controls[name], bundle, clips, measure, spread, loop)
-    for name, vector in tqdm(list(candidates(bundle, train)), desc="directions"):
+    for name, vector in tqdm(list(candidates(bundle, splits.train)), desc="directions"):
         rows += scored(name, calibrated(vector, bundle.sae, held, measure), bundle, clips, measure, spread)
-    paper = list(paper_rows(bundle, (train, validation, test), clips, measure))
-    options.out.mkdir(parents=True, exist_ok=True)
+    paper = list(paper_rows(bundle, splits, clips, measure, options.device))
+    make_folder(options.out)
     result = {"trials": rows, "paper": paper, "spread": spread, "clips": len(clips.latents), "bundle": options.bundle}
     write_bytes(options.out / "control.json", (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
     write_bytes(options.out / "control.md", ("\n".join(lines_of(rows, paper)) + "\n").encode())
-    shown = [row for row in rows if row["held"]]
+    shown = [row for row in rows if row["held"] == (hold is not None)]
     write_bytes(options.out / "control.png", png(isolation_matrix(shown, spread)))
     print("\n".join(lines_of(rows, paper)))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(guarded(lambda: main(parse()), "--debug" in sys.argv))

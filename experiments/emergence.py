@@ -26,6 +26,7 @@ import argparse
 import csv
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +36,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from experiments._data import seconds_of
 from experiments._emergence import LISTEN_EVERY, READERS, lines_of, panels, summary
+from experiments._log import finished
+from sae_audio.activations import audio_sources
 from sae_audio.audio import mixdown, read
 from sae_audio.bundle import Bundle
+from sae_audio.bundle_space import space_of
+from sae_audio.cli import guarded
 from sae_audio.denoising import agreement, emergence
 from sae_audio.diffrhythm.style import resolve_style
 from sae_audio.errors import DataError
@@ -47,7 +53,6 @@ from sae_audio.files import write_bytes
 from sae_audio.generation import Request, trace
 from sae_audio.generators import Model, frames_of, load_model
 from sae_audio.latent_spaces import Codec
-from sae_audio.pipeline import space_of
 from sae_audio.plots import png
 from sae_audio.plots.denoising import emergence_curves
 from sae_audio.traces import Trace, compact_json
@@ -55,7 +60,6 @@ from sae_audio.traces import Trace, compact_json
 CACHE = Path("runs/experiments")
 CLIPS_SEED = 101
 """Of the validation clips whose timbres and notes are asked for; training had seed 0."""
-SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 
 
 class Prompt(NamedTuple):
@@ -79,22 +83,32 @@ def etude_prompts(count: int, frames: int, space: Codec) -> list[Prompt]:
 
 
 def file_prompts(path: Path, real: Path | None, count: int, frames: int, space: Codec) -> list[Prompt]:
-    """Return the prompts of a file; prompt i is paired with real sound i, in order of name, as far as there is any."""
+    """Return the prompts of a file, each with a real sound that is long enough, in order of name, as far as there is any."""
     lines = path.read_text(encoding="utf-8").splitlines()
     if path.suffix == ".csv":
         lines = [row["caption"] for row in csv.DictReader(lines)]
     styles = [line.strip() for line in lines if line.strip()][:count]
     if not styles:
         raise DataError(f"{path} holds no prompt; give a CSV with a column 'caption', or one style per line")
-    sounds = sorted(file for file in real.iterdir() if file.suffix.lower() in SOUNDS) if real else []
-    samples = frames * space.spec.hop_length
+    heard = real_latents(real, frames, space) if real else iter(())
     prompts = []
-    for i, style in enumerate(styles):
-        audio = mixdown(read(sounds[i]), space.spec)[..., :samples] if i < len(sounds) else None
-        long_enough = audio is not None and audio.shape[-1] == samples
-        latents = space.encode(audio).cpu() if long_enough else None
-        prompts.append(Prompt(style, style, None, latents, str(sounds[i]) if long_enough else None))
+    for style in styles:
+        latents, sound = next(heard, (None, None))
+        prompts.append(Prompt(style, style, None, latents, sound))
     return prompts
+
+
+def real_latents(folder: Path, frames: int, space: Codec) -> Iterator[tuple[Tensor, str]]:
+    """Yield the first ``frames`` of the latents of every sound of a folder that has as many, and what its style is read from.
+
+    That is the ``.npy`` of the same name beside it, where there is one, else the sound itself.
+    """
+    samples = frames * space.spec.hop_length
+    for source in audio_sources(folder):
+        if seconds_of(source.path) * space.spec.sample_rate >= samples:
+            audio = mixdown(read(source.path), space.spec)[..., :samples]
+            style = source.path.with_suffix(".npy")
+            yield space.encode(audio).cpu(), str(style if style.is_file() else source.path)
 
 
 def rows_of(found: Trace, bundle: Bundle, others: bool) -> dict:
@@ -139,7 +153,7 @@ def songs(
     log: Path,
 ) -> Iterator[dict]:
     """Yield the rows of every prompt and set of conditions, from the log where they are there."""
-    done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = finished(log)
     yield from done
     known = {(row["conditions"], row["prompt"]) for row in done}
     jobs = [(conditions, i) for i in range(len(prompts)) for conditions in sets]
@@ -172,14 +186,14 @@ def fingerprint(model: Model, bundle: Bundle, settings: dict) -> str:
     return digest.hexdigest()[:12]
 
 
-def main() -> None:
-    """Run the experiment."""
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="etude-flow", help="generator: étude-flow, a folder or a Hub id")
     parser.add_argument("--bundle", default="checkpoints/etude")
     parser.add_argument("--prompts", type=int, default=64, help="prompts (default 64)")
     parser.add_argument("--prompts-file", type=Path, help="styles for a generator that is not étude-flow")
-    parser.add_argument("--real", type=Path, help="folder of real sound for the control, with --prompts-file")
+    parser.add_argument("--real", type=Path, help="folder of real sound for the control; too short ones are left out")
     parser.add_argument("--null-style", help="for models without their own")
     parser.add_argument("--seeds", type=int, default=2, help="songs per prompt (default 2)")
     parser.add_argument("--seconds", type=float, default=5.0)
@@ -187,7 +201,12 @@ def main() -> None:
     parser.add_argument("--cfg", type=float, help="strength of guidance (default: the model's own)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("experiments/results"))
-    options = parser.parse_args()
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser.parse_args(argv)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Run the experiment."""
     model, bundle = load_model(options.model, device=options.device), Bundle.from_pretrained(options.bundle)
     space = space_of(bundle, device=options.device)
     frames = frames_of(model, options.seconds)
@@ -214,4 +233,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(guarded(lambda: main(parse()), "--debug" in sys.argv))

@@ -13,10 +13,10 @@ import argparse
 from pathlib import Path
 
 from sae_audio.bundle import Bundle
+from sae_audio.bundle_space import space_of
 from sae_audio.etude.notes import notes_row
 from sae_audio.generation import Request, trace
 from sae_audio.generators import frames_of, load_model
-from sae_audio.pipeline import space_of
 
 SECONDS = 3.0
 SONGS = {

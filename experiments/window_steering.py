@@ -19,19 +19,20 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from experiments._window_trial import WINDOWS, WindowTrial, cycle_error, window_trial
 from experiments.emergence import etude_prompts
 from sae_audio.bundle import Bundle
 from sae_audio.bundle_format import plain
+from sae_audio.bundle_space import space_of
 from sae_audio.control import AXES, UNITS, apply
-from sae_audio.evaluation import listener
 from sae_audio.files import write_bytes
+from sae_audio.flow_steering import moves_of
 from sae_audio.generation import Request, generate
 from sae_audio.generators import Model, frames_of, load_model
 from sae_audio.latent_spaces import Codec
-from sae_audio.pipeline import space_of
+from sae_audio.listener import listener
 from sae_audio.plots import png
 from sae_audio.plots.denoising import window_response
-from sae_audio.steering import WINDOWS, WindowTrial, cycle_error, moves_of, window_trial
 
 ASKED = {"pitch": (-5, 2), "loudness": (-12, -6, 6), "brightness": (-0.5, 0.5)}
 

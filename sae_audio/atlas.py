@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae_audio.errors import ParameterError
 from sae_audio.naming import Name, mutual_information, name_features
-from sae_audio.tally import HISTOGRAM_EDGES, Frames, Moments, Tally, firings_of, number_runs
+from sae_audio.tally import HISTOGRAM_EDGES, Moments, Places, Tally, firings_of, number_runs
 
 if TYPE_CHECKING:
     from sae_audio.properties import Property
@@ -268,7 +268,7 @@ def build_atlas(
     """
     classes = {prop: classes[prop].cpu() for prop in properties}
     _check(classes, properties, recordings, positions)
-    frames = Frames.lay_out(recordings, frame_rate, positions)
+    frames = Places.lay_out(recordings, frame_rate, positions)
     tally = Tally(len(directions), classes, {prop: p.n_classes for prop, p in properties.items()}, frames)
     moments = Moments(len(directions), 2 * n_moments, frames)  # twice, since neighbours across a full second drop out
     _count(acts, tally, moments)

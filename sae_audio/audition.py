@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
+from sae_audio.bundle_space import codec_of
 from sae_audio.descriptors import Descriptors
 from sae_audio.errors import ParameterError
-from sae_audio.evaluation import listener
-from sae_audio.latent_spaces import Codec
-from sae_audio.pipeline import View, check_space
+from sae_audio.latent_spaces import LatentSpace
+from sae_audio.listener import listener
+from sae_audio.pipeline import View
 
 WAYS = ("alone", "remove", "boost")
 
@@ -36,7 +37,7 @@ class Audition(NamedTuple):
 
 
 @torch.inference_mode()
-def audition(bundle: Bundle, view: View, feature: int, way: str, *, space: Codec, factor: float = 3.0) -> Audition:
+def audition(bundle: Bundle, view: View, feature: int, way: str, *, space: LatentSpace, factor: float = 3.0) -> Audition:
     """Return what a sound is with one feature alone, removed or boosted.
 
     Parameters
@@ -49,8 +50,8 @@ def audition(bundle: Bundle, view: View, feature: int, way: str, *, space: Codec
         Feature, 0 to d_sae - 1.
     way : {"alone", "remove", "boost"}
         What is done, see the top of this file.
-    space : Codec
-        The bundle's latent space.
+    space : LatentSpace
+        The bundle's latent space; must decode.
     factor : float
         How many times its activation a boosted feature has.
 
@@ -59,9 +60,7 @@ def audition(bundle: Bundle, view: View, feature: int, way: str, *, space: Codec
     ParameterError
         There is no such feature or way, the feature does not fire in the sound, or the space cannot be decoded.
     """
-    check_space(bundle, space)
-    if not isinstance(space, Codec):
-        raise ParameterError(f"'{bundle.spec.name}' cannot be decoded to sound; its features can be seen, but not heard")
+    codec = codec_of(bundle, space)
     if way not in WAYS:
         raise ParameterError(f"a feature is auditioned as {', '.join(WAYS)}; got '{way}'")
     name = bundle.atlas.feature(feature).name.text
@@ -72,7 +71,7 @@ def audition(bundle: Bundle, view: View, feature: int, way: str, *, space: Codec
     change = {"remove": -1.0, "boost": factor - 1.0}
     nothing = bundle.sae.decode(torch.zeros_like(view.acts[:1]))
     latents = nothing + effect if way == "alone" else view.latents + change[way] * effect
-    heard = listener(space, like=view.audio[None], mel_bands=0)
+    heard = listener(codec, like=view.audio[None], mel_bands=0)
     both = [heard(x[None]) for x in (view.latents, latents)]
     before, after = (Descriptors(*(column[0] for column in one.descriptors)) for one in both)
     return Audition(both[1].audio[0], before, after, activation > 0)

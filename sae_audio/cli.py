@@ -194,9 +194,9 @@ def _analyse(arguments: argparse.Namespace) -> None:
 def _steer(arguments: argparse.Namespace) -> None:
     from sae_audio.audio import read, write
     from sae_audio.bundle import Bundle
+    from sae_audio.cli_moves import parse_features
     from sae_audio.pipeline import steer
     from sae_audio.report import change_lines, describe_change
-    from sae_audio.steering import parse_features
 
     features = parse_features(arguments.feature)
     moves = {"pitch": arguments.pitch, "loudness": arguments.loudness, "brightness": arguments.brightness}
@@ -209,7 +209,7 @@ def _steer(arguments: argparse.Namespace) -> None:
     span = {"start": arguments.start, "stop": arguments.stop}
     steered = steer(bundle, sound, moves, features=features, hold=arguments.hold, space=space, **span)
     write(output, steered.sound.samples, steered.sound.sample_rate, bits=arguments.bits)
-    summary = describe_change(steered)
+    summary = describe_change(steered.sound, steered.before, steered.after, steered.mask)
     if arguments.json != "-":
         print("\n".join([*change_lines(summary), f"wrote {output}"]))
     write_json(arguments.json, {**summary, "output": str(output)})
@@ -226,7 +226,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     from sae_audio.audio import MAX_MINUTES
     from sae_audio.bundle import Bundle
     from sae_audio.etude.corpus import corpus
-    from sae_audio.recipe import evaluate
+    from sae_audio.evaluation import evaluate
     from sae_audio.report import metric_lines
 
     dataset = dataset_of(arguments, max_minutes=MAX_MINUTES)
@@ -256,7 +256,7 @@ def _eval(arguments: argparse.Namespace) -> None:
 
 
 def _space_of(bundle: Bundle, arguments: argparse.Namespace) -> LatentSpace:
-    from sae_audio.pipeline import space_of
+    from sae_audio.bundle_space import space_of
 
     return space_of(
         bundle,

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
@@ -168,10 +167,11 @@ def _listed(model: Model, arguments: argparse.Namespace) -> bool:
 
 
 def _request(model: Model, arguments: argparse.Namespace) -> Request:
+    from sae_audio.cli_moves import parse_features, parse_moves, parse_window
     from sae_audio.diffrhythm.sampler import time_grid
     from sae_audio.diffrhythm.style import resolve_style
+    from sae_audio.flow_steering import WHOLE
     from sae_audio.generation import Request
-    from sae_audio.steering import WHOLE, parse_features, parse_moves, parse_window
 
     names = model.generator.style_names
     if arguments.style is None and not names:
@@ -239,9 +239,9 @@ def _bundle(arguments: argparse.Namespace) -> Bundle:
 
 def _space(model: Model, bundle: Bundle | None, arguments: argparse.Namespace) -> Codec:
     """Return what decodes: the bundle's space, or without a bundle the model's."""
+    from sae_audio.bundle_space import space_of
     from sae_audio.generators import check_fits
     from sae_audio.latent_spaces import load_latent_space
-    from sae_audio.pipeline import space_of
 
     options = {"source": arguments.source, "revision": arguments.source_revision, "device": arguments.device}
     options |= {"dtype": arguments.dtype, "trust_remote_code": arguments.trust_remote_code}
@@ -255,8 +255,8 @@ def _changed(song: Song, space: Codec, request: Request) -> dict:
     """What steering changed, measured on the sound against the unsteered song."""
     from sae_audio.audio import Sound
     from sae_audio.descriptors import describe
+    from sae_audio.moves import span_mask
     from sae_audio.report import describe_change
-    from sae_audio.steering import span_mask
 
     channels, samples = song.audio.shape[1:]
     if song.unsteered is None:
@@ -265,7 +265,7 @@ def _changed(song: Song, space: Codec, request: Request) -> dict:
     before, after = (describe(audio, song.sample_rate, space.spec.hop_length) for audio in sounds)
     mask = span_mask(before.rms.shape[1], space.spec.frame_rate, request.start, request.stop)
     sound = Sound(song.audio[0], song.sample_rate)
-    return describe_change(SimpleNamespace(sound=sound, before=before, after=after, mask=mask))
+    return describe_change(sound, before, after, mask)
 
 
 def _free_folder(out: str | None) -> Path:

@@ -17,16 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sae_audio.descriptors import Descriptors
-from sae_audio.errors import DataError, ParameterError
+from sae_audio.errors import ParameterError
 from sae_audio.sae.base import SAE
-from sae_audio.units import to_db
 
 AXES = ("pitch", "loudness", "brightness")
 """Order of every response: semitones, dB, octaves of spectral centroid."""
@@ -101,6 +98,12 @@ class ControlVector:
         enough = rates >= rates.max() - HIT_MARGIN
         return float(self.doses[enough].min())
 
+    def slopes(self) -> Tensor:
+        """Return the change of loudness (dB) and brightness (octaves) per unit strength around 0, [2]."""
+        zero = int(self.doses.abs().argmin())
+        low, high = max(zero - 1, 0), min(zero + 1, len(self.doses) - 1)
+        return (self.responses[high, 1:] - self.responses[low, 1:]) / (self.doses[high] - self.doses[low])
+
     def _monotone(self) -> tuple[np.ndarray, np.ndarray]:
         """Doses and on-target responses of the longest increasing stretch around dose 0."""
         doses = self.doses.double().numpy()
@@ -115,93 +118,17 @@ class ControlVector:
         return doses[low : high + 1], reached[low : high + 1]
 
 
-class PartialEffects(NamedTuple):
-    """What one unit of each property does to the inputs when the others stay the same, within one group of recordings."""
-
-    notes: Tensor
-    """[n_classes, d] offset of each pitch class; zero where unseen."""
-    loudness: Tensor
-    """[d] change per dB."""
-    brightness: Tensor
-    """[d] change per octave of spectral centroid."""
-    note_frames: Tensor
-    """int64 [n_classes] frames that each note's offset rests on."""
+Move = tuple[ControlVector, Tensor]
+"""A control and its change, broadcastable to [B, T, d]."""
 
 
-def partial_effects(
-    inputs: Tensor, notes: Tensor, n_notes: int, descriptors: Descriptors, recordings: Tensor, *, ridge_frames: float = 10.0
-) -> PartialEffects:
-    """Regress the inputs on note, loudness and brightness together, within recordings.
-
-    ``z[t] = c[recording] + offset[note[t]] + loudness[t] * dz/ddB + brightness[t] * dz/doctave + residual``, least squares with a
-    small ridge. Fixing the recording removes what timbre and level the pieces happen to pair with a note; regressing jointly
-    keeps one property's direction free of the others.
-
-    Parameters
-    ----------
-    inputs : Tensor [N, d]
-        SAE activations (dense or sparse CSR) or latents.
-    notes : Tensor int64 [N]
-        Pitch class per frame, -1 where there is none; such frames form a class of their own.
-    n_notes : int
-        Number of pitch classes.
-    descriptors : Descriptors
-        Of the same frames, each [N]; frames without loudness or brightness are left out.
-    recordings : Tensor int64 [N]
-        Recording of each frame; one number for all of them lets timbre count too.
-    ridge_frames : float
-        Strength of the ridge in frames: a note with as many frames is shrunk by half.
-
-    Returns
-    -------
-    PartialEffects
-
-    Raises
-    ------
-    DataError
-        No frame is louder than -50 dBFS.
-    """
-    loudness, brightness = to_db(descriptors.rms), descriptors.centroid.log2()
-    keep = (loudness > AUDIBLE_DB) & brightness.isfinite()
-    if not keep.any():
-        raise DataError(f"no frame is louder than {AUDIBLE_DB:g} dBFS, so nothing can be steered; normalise the recordings first")
-    columns = torch.zeros(len(notes), n_notes + 3, dtype=torch.float64)
-    columns[torch.arange(len(notes)), torch.where(notes >= 0, notes, n_notes)] = 1
-    columns[:, n_notes + 1] = torch.where(keep, loudness, 0)
-    columns[:, n_notes + 2] = torch.where(keep, brightness, 0)
-    columns[~keep] = 0
-    columns = _demean(columns, recordings, keep)
-    gram = columns.T @ columns
-    ridge = torch.full((gram.shape[0],), ridge_frames, dtype=torch.float64)
-    ridge[-2:] = 1e-6 * gram.diagonal()[-2:] + 1e-6  # also where a property does not vary at all
-    moments = (_transpose(inputs) @ columns.float()).T.double()
-    effects = torch.linalg.solve(gram + ridge.diag(), moments).float()
-    counts = torch.bincount(notes[keep & (notes >= 0)], minlength=n_notes)
-    return PartialEffects(effects[:n_notes], effects[n_notes + 1], effects[n_notes + 2], counts)
-
-
-def class_means(inputs: Tensor, classes: Tensor, n_classes: int) -> Tensor:
-    """Return the mean input of each class, [n_classes, d]; the overall mean of the defined frames where a class is unseen."""
-    defined = classes >= 0
-    onehot = torch.zeros(len(classes), n_classes).index_put_((defined.nonzero()[:, 0], classes[defined]), torch.ones(()))
-    sums = (_transpose(inputs) @ onehot).T
-    counts = onehot.sum(0)[:, None]
-    return torch.where(counts > 0, sums / counts.clamp_min(1), sums.sum(0) / counts.sum())
-
-
-def orthogonalise(direction: Tensor, others: Sequence[Tensor]) -> Tensor:
-    """Return ``direction`` with its projection on the span of ``others`` removed, all [d]."""
-    basis, _ = torch.linalg.qr(torch.stack(list(others), 1))
-    return direction - basis @ (basis.T @ direction)
-
-
-def axis(property: str, kind: str, via: str, direction: Tensor) -> ControlVector:
+def axis_control(property: str, kind: str, via: str, direction: Tensor) -> ControlVector:
     """Return an uncalibrated control with one direction [d]."""
     none = torch.zeros(0)
     return ControlVector(property, kind, via, ("up",), direction[None], none, torch.zeros(0, 3), none)
 
 
-def classes(property: str, kind: str, via: str, labels: Sequence[str], directions: Tensor) -> ControlVector:
+def class_control(property: str, kind: str, via: str, labels: Sequence[str], directions: Tensor) -> ControlVector:
     """Return an uncalibrated control with one direction per class, [n_labels, d]."""
     none = torch.zeros(0)
     return ControlVector(property, kind, via, tuple(labels), directions, none, torch.zeros(0, 3), none)
@@ -242,7 +169,7 @@ def _act_edit(latents: Tensor, acts: Tensor, sae: SAE) -> Tensor:
     return torch.stack(edited)
 
 
-def apply(latents: Tensor, sae: SAE, changes: Sequence[tuple[ControlVector, Tensor]]) -> Tensor:
+def apply(latents: Tensor, sae: SAE, moves: Sequence[Move]) -> Tensor:
     """Apply several controls at once: their changes are summed in each space before the edit.
 
     Parameters
@@ -251,11 +178,11 @@ def apply(latents: Tensor, sae: SAE, changes: Sequence[tuple[ControlVector, Tens
         Latents to edit.
     sae : SAE
         The SAE.
-    changes : sequence of (ControlVector, Tensor broadcastable to [B, T, d])
+    moves : sequence of (ControlVector, Tensor broadcastable to [B, T, d])
         Each control with its change, from ``axis_change`` or ``note_change``.
     """
     total: dict[str, Tensor | None] = {"acts": None, "latents": None}
-    for control, change in changes:
+    for control, change in moves:
         total[control.via] = change if total[control.via] is None else total[control.via] + change
     return edit(latents, sae, acts=total["acts"], direct=total["latents"])
 
@@ -303,15 +230,3 @@ def paper_edit(latents: Tensor, sae: SAE, row: Tensor, alpha: float) -> Tensor:
     """
     moved = sae.encode(latents) + alpha * row
     return sae.decode(moved / moved.square().mean(-1, keepdim=True).add(1e-8).sqrt())
-
-
-def _demean(columns: Tensor, groups: Tensor, keep: Tensor) -> Tensor:
-    """Subtract each recording's mean over its kept rows; other rows stay zero."""
-    n = int(groups.max()) + 1
-    sums = torch.zeros(n, columns.shape[1], dtype=columns.dtype).index_add_(0, groups, columns)
-    counts = torch.bincount(groups[keep], minlength=n).clamp_min(1)[:, None]
-    return torch.where(keep[:, None], columns - (sums / counts)[groups], 0)
-
-
-def _transpose(inputs: Tensor) -> Tensor:
-    return inputs.T if inputs.layout == torch.strided else inputs.transpose(0, 1).to_sparse_csr()

@@ -53,12 +53,12 @@ class Band(NamedTuple):
     """Upper end."""
 
 
-def clean_estimate(x_t: Tensor, v: Tensor, t: float) -> Tensor:
+def clean_estimate(x_t: Tensor, v: Tensor, t: float | Tensor) -> Tensor:
     """Return x̂₁ = x_t + (1 − t)·v, where the velocity ``v`` at flow time ``t`` (0 noise, 1 data) would end; all of one shape."""
     return x_t + (1 - t) * v
 
 
-def forward_noised(latents: Tensor, noise: Tensor, t: float) -> Tensor:
+def forward_noised(latents: Tensor, noise: Tensor, t: float | Tensor) -> Tensor:
     """Return x_t = (1 − t)·noise + t·latents: what the flow would pass if it were to end at these latents.
 
     Parameters
@@ -67,7 +67,7 @@ def forward_noised(latents: Tensor, noise: Tensor, t: float) -> Tensor:
         Of real sound.
     noise : Tensor [..., d]
         Start of the flow.
-    t : float
+    t : float or Tensor broadcastable to [..., d]
         Flow time, 0 (noise) to 1 (latents).
 
     Examples

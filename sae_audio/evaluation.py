@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-import torchaudio
 from torch import Tensor
+from tqdm import tqdm
 
 from sae_audio.activations import ActivationStore
-from sae_audio.calibration import Clips, Heard, Hold, Measure, Trial, axis_trial, isolation, shift_trial
-from sae_audio.control import AUDIBLE_DB, AXES, ControlVector
-from sae_audio.descriptors import Descriptors, describe
-from sae_audio.errors import DataError, ParameterError
-from sae_audio.latent_spaces.base import Codec
-from sae_audio.metrics import fvu, matched_cosines, r2
+from sae_audio.bundle import Bundle
+from sae_audio.bundle_space import check_space
+from sae_audio.calibration import Clips, Trial, axis_trial, shift_trial
+from sae_audio.closed_loop import Hold, hold_of
+from sae_audio.control import AXES, ControlVector
+from sae_audio.frames import Frames, Splits, audible_axis, held_out_clips, spreads
+from sae_audio.heard import Measure, isolation
+from sae_audio.latent_spaces.base import Codec, LatentSpace
+from sae_audio.listener import listener
+from sae_audio.metrics import fvu, l0, matched_cosines, r2
 from sae_audio.probes import Probe, ProbeScore, acts_matrix, fit_probe, fit_ridge, majority_class, score_probe
-from sae_audio.properties import Property, axis_values
+from sae_audio.properties import Property
+from sae_audio.readers import Reader
 from sae_audio.sae import SAE
 from sae_audio.sae.init import decoder_rows
-from sae_audio.sae.sparse import csr
-from sae_audio.training import started_sae
-from sae_audio.units import hz_to_midi, to_db
 
-Reader = Callable[[Tensor], Tensor]
-"""Latents [N, d_in] -> what a probe reads, [N, n], dense or sparse CSR."""
-MIN_CLASS_FRAMES = 20
-"""A property is probed when at least two of its classes have this many training frames."""
 SHIFTS = (2, 5, 12, -5)
 """Semitones asked for when pitch control is scored."""
 LOUDNESS_STEPS = (-12.0, -6.0, 6.0, 12.0)
@@ -37,65 +34,10 @@ BRIGHTNESS_STEPS = (-0.5, 0.5)
 
 ALIKE = (0.7, 0.9)
 """Cosines above which a feature counts as found again in another run."""
+BLOCK = 8192
+"""Frames whose activations exist at once."""
 MOST_MATCHED = 4096
 """Features of an SAE that are looked for in another run, drawn at random beyond; the matching takes their number cubed."""
-
-
-class Frames(NamedTuple):
-    """Frames of one split, as flat tensors."""
-
-    latents: Tensor
-    """[N, d_in]."""
-    descriptors: Descriptors
-    """Each [N]."""
-    recordings: Tensor
-    """int64 [N]; frames of one recording stand together."""
-
-
-def frames_of(store: ActivationStore, split: str) -> Frames:
-    """Return all frames of a split; ``DataError`` if it has none."""
-    latents = store.latents(split)
-    if not len(latents):
-        raise DataError(f"the {split} split has no recording; add more files (ten or more give every split some)")
-    return Frames(latents, store.descriptors(split), store.recordings(split))
-
-
-def sample(frames: Frames, limit: int, seed: int = 0) -> Frames:
-    """Return at most ``limit`` frames, drawn at random without replacement and kept in order."""
-    n = len(frames.latents)
-    if n <= limit:
-        return frames
-    rows = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
-    return Frames(frames.latents[rows], Descriptors(*(column[rows] for column in frames.descriptors)), frames.recordings[rows])
-
-
-def readers(sae: SAE, latents: Tensor, seed: int = 0) -> dict[str, Reader]:
-    """Return what is probed: the activations, and the baselines without which their accuracy means nothing.
-
-    ``latents``: as they are. ``pca``: as many principal components as the SAE has active features per frame. ``random``: a
-    random dictionary of the same size, the same number kept per frame. ``untrained``: an SAE as training starts it.
-
-    Parameters
-    ----------
-    sae : SAE
-        A trained SAE.
-    latents : Tensor [N, d_in]
-        Training latents, for the principal components and the untrained SAE's scaling.
-    seed : int
-        Of the random dictionary and the untrained SAE.
-    """
-    config = sae.config
-    active = max(1, round(float((sae.encode(latents[:4096]) > 0).sum(-1).float().mean())))
-    untrained = started_sae(latents, config, seed).eval()
-    components = _principal_components(sae.standardise(latents), min(active, config.d_in))
-    dictionary = torch.randn(config.d_in, config.d_sae, generator=torch.Generator().manual_seed(seed + 2))
-    return {
-        "acts": lambda x: acts_matrix(sae, x),
-        "latents": lambda x: x,
-        "pca": lambda x: sae.standardise(x) @ components,
-        "random": lambda x: _keep_largest(sae.standardise(x), dictionary, active),
-        "untrained": lambda x: acts_matrix(untrained, x),
-    }
 
 
 def stability(sae: SAE, others: Sequence[SAE], latents: Tensor) -> dict:
@@ -135,22 +77,11 @@ def _alike(dictionaries: Sequence[Tensor]) -> dict:
 @torch.no_grad()
 def _fires(sae: SAE, latents: Tensor) -> Tensor:
     """Features that fire at least once, bool [d_sae]."""
-    return torch.stack([(sae.encode(part) > 0).any(0) for part in latents.split(8192)]).any(0)
-
-
-def usable_properties(properties: Mapping[str, Property], train: Frames) -> dict[str, Property]:
-    """Return the properties that the training frames can teach: at least two classes with ``MIN_CLASS_FRAMES`` frames each."""
-    usable = {}
-    for name, prop in properties.items():
-        found = prop.classes(train.descriptors)
-        counts = torch.bincount(found[found >= 0], minlength=prop.n_classes)
-        if int((counts >= MIN_CLASS_FRAMES).sum()) >= 2:
-            usable[name] = prop
-    return usable
+    return torch.stack([(sae.encode(part) > 0).any(0) for part in latents.split(BLOCK)]).any(0)
 
 
 def probe_table(
-    inputs: Mapping[str, Reader], properties: Mapping[str, Property], train: Frames, validation: Frames, test: Frames
+    inputs: Mapping[str, Reader], properties: Mapping[str, Property], splits: Splits
 ) -> Iterator[tuple[str, str, Probe, ProbeScore]]:
     """Fit and score a probe for every reader and property, yielding each when it is done.
 
@@ -160,15 +91,14 @@ def probe_table(
         From ``readers``.
     properties : dict of Property
         From ``usable_properties``.
-    train, validation, test : Frames
-        Splits by recording: weights, penalty and score come from one each.
+    splits : Splits
+        Weights, penalty and score come from one each.
 
     Yields
     ------
     (str, str, Probe, ProbeScore)
         Property, reader, probe and its score on ``test``.
     """
-    splits = (train, validation, test)
     for reader, read in inputs.items():
         x_train, x_validation, x_test = (read(frames.latents) for frames in splits)
         for name, prop in properties.items():
@@ -179,109 +109,30 @@ def probe_table(
 
 def regression_r2(read: Reader, property: str, train: Frames, test: Frames) -> float:
     """Return the held-out R² of a ridge regression of the property (semitones, dB or octaves), over audible frames."""
-    weight, bias = fit_ridge(read(train.latents), _audible_axis(train, property))
-    target = _audible_axis(test, property)
+    weight, bias = fit_ridge(read(train.latents), audible_axis(train, property))
+    target = audible_axis(test, property)
     defined = target.isfinite()
     return r2((read(test.latents) @ weight + bias)[defined], target[defined])
 
 
+@torch.no_grad()
 def reconstruction_metrics(sae: SAE, frames: Frames) -> dict[str, float]:
     """Return fvu, l0, sparsity and the share of features that never fire, on held-out frames."""
-    total, reconstruction = torch.zeros(sae.config.d_sae), []
-    with torch.no_grad():
-        for part in frames.latents.split(8192):
-            acts = sae.encode(part)
-            total += (acts > 0).sum(0)
-            reconstruction.append(sae.decode(acts))
-    l0 = float(total.sum()) / len(frames.latents)
+    active, fires, rebuilt = 0.0, torch.zeros(sae.config.d_sae, dtype=torch.bool), []
+    for part in frames.latents.split(BLOCK):
+        acts = sae.encode(part)
+        active += l0(acts) * len(part)
+        fires |= (acts > 0).any(0)
+        rebuilt.append(sae.decode(acts))
+    per_frame = active / len(frames.latents)
     return {
-        "fvu": fvu(frames.latents, torch.cat(reconstruction)),
-        "l0": l0,
-        "sparsity": 1 - l0 / sae.config.d_sae,
-        "dead_share": float((total == 0).float().mean()),
+        "fvu": fvu(frames.latents, torch.cat(rebuilt)),
+        "l0": per_frame,
+        "sparsity": 1 - per_frame / sae.config.d_sae,
+        "dead_share": float((~fires).float().mean()),
         "n_frames": len(frames.latents),
         "n_recordings": frames.recordings.unique().numel(),
     }
-
-
-def listener(codec: Codec, *, like: Tensor | None = None, mel_bands: int = 64) -> Measure:
-    """Return a function that decodes latents and measures the sound.
-
-    Parameters
-    ----------
-    codec : Codec
-        Decodes.
-    like : Tensor [B, channels, N], optional
-        The audio that the latents came from; see ``Codec.decode``.
-    mel_bands : int
-        Bands of the log-mel spectrum; 0 leaves it out (empty), which saves memory where nobody reads it.
-    """
-    spec = codec.spec
-    mel = torchaudio.transforms.MelSpectrogram(
-        spec.sample_rate, n_fft=1024, hop_length=spec.sample_rate // 100, n_mels=max(1, mel_bands), pad_mode="constant"
-    )
-
-    def measure(latents: Tensor) -> Heard:
-        with torch.no_grad():
-            audio = codec.decode(latents, like=like).cpu()
-        log_mel = (mel(audio.mean(1)) + 1e-5).log() if mel_bands else torch.empty(len(audio), 0, 0)
-        return Heard(audio, describe(audio, spec.sample_rate, spec.hop_length), log_mel)
-
-    return measure
-
-
-def hold_of(controls: Mapping[str, ControlVector], frame_rate: float, suffix: str = "") -> Hold | None:
-    """Return the axes that close the loop, None where a bundle lacks one of them or they were measured to do nothing.
-
-    Parameters
-    ----------
-    controls : dict of ControlVector
-        Of a bundle.
-    frame_rate : float
-        Latent frames per second; the loudness correction is averaged over 0.3 s.
-    suffix : str
-        ``/latents`` takes the baseline's axes.
-    """
-    if not {f"loudness{suffix}", f"brightness{suffix}"} <= set(controls):
-        return None
-    smoothing = 2 * round(0.15 * frame_rate) + 1
-    hold = Hold(controls[f"loudness{suffix}"], controls[f"brightness{suffix}"], smoothing)
-    return hold if abs(float(torch.linalg.det(hold.jacobian()))) > 1e-6 else None
-
-
-def held_out_clips(
-    frames: Frames, pitch: Property | None, frame_rate: float, *, seconds: float = 3.0, n_clips: int = 12
-) -> Clips:
-    """Cut one clip from each of up to ``n_clips`` recordings: its most voiced stretch, over recordings evenly spread.
-
-    Parameters
-    ----------
-    frames : Frames
-        Of a held-out split.
-    pitch : Property, optional
-        Pitch classes; None where the space has no usable pitch.
-    frame_rate : float
-        Frames per second, in Hz.
-    seconds : float
-        Length of a clip; shortened to the longest recording.
-    n_clips : int
-        Clips at most.
-    """
-    starts, counts = _spans(frames.recordings)
-    length = min(round(seconds * frame_rate), int(counts.max()))
-    voiced = torch.cat([torch.zeros(1), frames.descriptors.f0.isfinite().float().cumsum(0)])
-    windows = []
-    for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-        if count < length:
-            continue
-        shares = voiced[start + length : start + count + 1] - voiced[start : start + count + 1 - length]
-        windows.append((float(shares.max()) / length, start + int(shares.argmax())))
-    pitched = [begin for share, begin in windows if share >= 0.5] or [begin for _, begin in windows]
-    chosen = [pitched[round(i)] for i in torch.linspace(0, len(pitched) - 1, min(n_clips, len(pitched))).tolist()]
-    rows = torch.stack([torch.arange(begin, begin + length) for begin in chosen])
-    f0 = frames.descriptors.f0[rows]
-    notes = torch.full(rows.shape, -1) if pitch is None else pitch.classes(Descriptors(*(c[rows] for c in frames.descriptors)))
-    return Clips(frames.latents[rows], notes, hz_to_midi(f0))
 
 
 def control_trials(vector: ControlVector, sae: SAE, clips: Clips, measure: Measure, hold: Hold | None = None) -> Iterator[Trial]:
@@ -298,25 +149,9 @@ def control_trials(vector: ControlVector, sae: SAE, clips: Clips, measure: Measu
         yield axis_trial(vector, sae, clips, before, measure, amount, hold)
 
 
-def spreads(train: Frames) -> list[float]:
-    """Return the standard deviation of pitch (semitones), loudness (dB) and brightness (octaves) over the audible frames."""
-    values = [_audible_axis(train, name) for name in AXES]
-    spread = [float(v[v.isfinite()].std()) for v in values]
-    return [s if s > 0 else 1.0 for s in spread]
-
-
 def isolation_of(trial: Trial, spread: Sequence[float]) -> float:
     """Return the trial's on-target over off-target change; see ``calibration.isolation``."""
     return isolation(trial.reached, trial.stray, AXES.index(trial.property), spread)
-
-
-def property_sets(mode: str, train: Frames) -> dict[str, Property]:
-    """Return the classes of ``honest`` or ``paper`` mode; see ``properties``."""
-    from sae_audio.properties import honest_properties, paper_properties
-
-    if mode not in ("honest", "paper"):
-        raise ParameterError(f"mode is '{mode}'; use 'honest' or 'paper'")
-    return (honest_properties if mode == "honest" else paper_properties)(train.descriptors)
 
 
 def reconstruction_distance(sae: SAE, clips: Clips, measure: Measure) -> float:
@@ -326,25 +161,64 @@ def reconstruction_distance(sae: SAE, clips: Clips, measure: Measure) -> float:
     return float((measure(rebuilt).log_mel - measure(clips.latents).log_mel).abs().mean())
 
 
-def _audible_axis(frames: Frames, name: str) -> Tensor:
-    """A property on its axis, NaN where undefined or quieter than ``AUDIBLE_DB``: silence would otherwise be half its spread."""
-    values = axis_values(frames.descriptors, name)
-    return torch.where(to_db(frames.descriptors.rms) > AUDIBLE_DB, values, torch.nan)
+def score_controls(
+    controls: dict[str, ControlVector],
+    sae: SAE,
+    clips: Clips,
+    measure: Measure,
+    spread: list[float],
+    frame_rate: float,
+    progress: bool,
+) -> list[dict]:
+    """Measure every control on test clips, open and closed loop; ``via`` says what its direction was estimated on."""
+    trials = []
+    for key, vector in tqdm(controls.items(), desc="score controls", disable=not progress):
+        via, suffix = ("latents", "/latents") if key.endswith("/latents") else ("acts", "")
+        closed = hold_of(controls, frame_rate, suffix)
+        for hold in (None,) if closed is None else (None, closed):
+            for trial in control_trials(vector, sae, clips, measure, hold):
+                trials.append({**trial._asdict(), "via": via, "isolation": isolation_of(trial, spread)})
+    return trials
 
 
-def _principal_components(standardised: Tensor, n: int) -> Tensor:
-    covariance = (standardised - standardised.mean(0)).T.cov()
-    return torch.linalg.eigh(covariance).eigenvectors[:, -n:]
+def evaluate(bundle: Bundle, space: LatentSpace, store: ActivationStore, *, clips: int = 8, progress: bool = True) -> dict:
+    """Score a bundle on recordings that it was not trained on.
 
+    Parameters
+    ----------
+    bundle : Bundle
+        What to score.
+    space : LatentSpace
+        Its latent space.
+    store : ActivationStore
+        Latents and descriptors of the recordings; all splits are used.
+    clips : int
+        Clips that controls are scored on, where the space is a codec.
+    progress : bool
+        Show a progress bar.
 
-def _keep_largest(x: Tensor, dictionary: Tensor, k: int) -> Tensor:
-    """ReLU of random projections with the k largest kept per row, as sparse CSR [N, d_sae]."""
-    values, indices = zip(*((part @ dictionary).topk(k, sorted=False) for part in x.split(8192)), strict=True)
-    rows = torch.arange(len(x)).repeat_interleave(k)
-    return csr(rows, torch.cat(indices).reshape(-1), torch.cat(values).relu().reshape(-1), (len(x), dictionary.shape[1]))
-
-
-def _spans(recordings: Tensor) -> tuple[Tensor, Tensor]:
-    """First frame and number of frames of each recording."""
-    _, counts = recordings.unique_consecutive(return_counts=True)
-    return counts.cumsum(0) - counts, counts
+    Returns
+    -------
+    dict
+        ``sae``, ``probes`` and, for a codec, ``control``, as in a bundle's ``metrics.json``; ``majority`` is that of the
+        recordings scored.
+    """
+    check_space(bundle, space)
+    frames = Frames(store.latents(), store.descriptors(), store.recordings())
+    metrics: dict = {"sae": reconstruction_metrics(bundle.sae, frames), "probes": {}}
+    inputs = {"acts": acts_matrix(bundle.sae, frames.latents), "latents": frames.latents}
+    for name, prop in bundle.properties.items():
+        classes = prop.classes(frames.descriptors)
+        if not (classes >= 0).any():
+            continue
+        metrics["probes"][name] = {
+            reader: score_probe(bundle.probes[f"{name}/{reader}"], values, classes, majority_class(classes))._asdict()
+            for reader, values in inputs.items()
+        }
+    if isinstance(space, Codec) and bundle.controls:
+        unseen = held_out_clips(frames, bundle.properties.get("pitch"), space.spec.frame_rate, n_clips=clips)
+        spread = bundle.metrics.get("control", {}).get("spread") or spreads(frames)
+        rate = space.spec.frame_rate
+        trials = score_controls(bundle.controls, bundle.sae, unseen, listener(space), spread, rate, progress)
+        metrics["control"] = {"trials": trials, "spread": spread}
+    return metrics

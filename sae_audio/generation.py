@@ -18,16 +18,17 @@ import torch
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
-from sae_audio.calibration import steer_latents
+from sae_audio.bundle_space import space_of
+from sae_audio.closed_loop import hold_of, steer_rounds
 from sae_audio.control import AXES
 from sae_audio.diffrhythm.sampler import Hook, Step, sample, time_grid
 from sae_audio.errors import ParameterError
-from sae_audio.evaluation import hold_of, listener
+from sae_audio.flow_steering import WHOLE, Window, steering_hook
 from sae_audio.generators import Model, check_fits, frames_of, load_model, styles_of
 from sae_audio.latent_spaces import Codec, load_latent_space
-from sae_audio.pipeline import space_of
+from sae_audio.listener import listener
+from sae_audio.moves import Target, span_mask
 from sae_audio.recording import Point, ProbeReader, Recorder
-from sae_audio.steering import WHOLE, Window, span_mask, steering_hook
 from sae_audio.traces import SIGNALS, Trace
 
 
@@ -49,7 +50,7 @@ class Request:
     """Weight of guidance, at least 0; by default the model's own."""
     seed: int | Sequence[int] | None = 0
     """One per song, or the first song's; one style with several seeds makes as many songs. None draws anew each time."""
-    moves: Mapping[str, float | str] = field(default_factory=dict)
+    moves: Mapping[str, Target] = field(default_factory=dict)
     """Steering on the way: ``loudness`` dB, ``brightness`` octaves, ``pitch`` a note or semitones; see ``steering_hook``."""
     features: Mapping[int, float] = field(default_factory=dict)
     """Feature number to strength: that multiple of its typical activation is added on the way."""
@@ -131,13 +132,13 @@ def generate(
         Model or codec cannot be loaded.
     """
     model = model or load_model()
-    space = _codec(model, bundle, space)
+    codec = _codec(model, bundle, space)
     latents, unsteered = _sample(model, request, bundle, on_step)
-    if hold and request.moves:
-        latents, audio = _held(latents, unsteered, request, bundle, space)
+    if hold and request.moves and bundle is not None and unsteered is not None:
+        latents, audio = _held(latents, unsteered, request, bundle, codec)
     else:
-        audio = space.decode(latents).cpu()
-    return Song(latents, audio, space.spec.sample_rate, unsteered)
+        audio = codec.decode(latents).cpu()
+    return Song(latents, audio, codec.spec.sample_rate, unsteered)
 
 
 def trace(
@@ -205,7 +206,7 @@ def _held(latents: Tensor, unsteered: Tensor, request: Request, bundle: Bundle, 
     measure, closed = listener(space, mel_bands=0), hold_of(bundle.controls, space.spec.frame_rate)
     wanted = tuple(float(request.moves.get(name, 0.0)) for name in AXES[1:])
     mask = span_mask(latents.shape[1], space.spec.frame_rate, request.start, request.stop)
-    done = steer_latents(latents, bundle.sae, [], measure, before=measure(unsteered), wanted=wanted, mask=mask, hold=closed)
+    *_, done = steer_rounds(latents, bundle.sae, [], measure, before=measure(unsteered), wanted=wanted, mask=mask, hold=closed)
     return done.latents, done.heard.audio
 
 

@@ -1,7 +1,7 @@
 """Every number this project reports, defined once. Pure functions of tensors.
 
-SAE:     fvu, explained_variance, l0, sparsity, feature_density, dead_share, matched_cosines
-probes:  accuracy, majority_rate, balanced_accuracy, within_one_bin, r2, proportion_interval
+SAE:     fvu, l0, dead_share, matched_cosines
+probes:  accuracy, balanced_accuracy, within_one_bin, r2, proportion_interval
 """
 
 from __future__ import annotations
@@ -47,42 +47,20 @@ def fvu(x: Tensor, x_hat: Tensor) -> float:
     return float(error / (frames - frames.mean(0)).pow(2).sum())
 
 
-def explained_variance(x: Tensor, x_hat: Tensor) -> float:
-    """Return 1 − fvu, at most 1."""
-    return 1 - fvu(x, x_hat)
-
-
 def l0(acts: Tensor) -> float:
     """Return the mean **count** of active (non-zero) features per frame of activations ``[..., d_sae]``."""
     return float((acts != 0).sum(-1).double().mean())
 
 
-def sparsity(acts: Tensor) -> float:
-    """Return 1 − l0 / d_sae, the fraction of activations ``[..., d_sae]`` that are zero."""
-    return 1 - l0(acts) / acts.shape[-1]
-
-
-def feature_density(acts: Tensor) -> Tensor:
-    """Return the fraction of frames in which each feature is active, ``[d_sae]``, from activations ``[..., d_sae]``."""
-    return (acts != 0).reshape(-1, acts.shape[-1]).double().mean(0)
-
-
 def dead_share(acts: Tensor) -> float:
     """Return the fraction of features that are active in no frame of activations ``[..., d_sae]``."""
-    return float((feature_density(acts) == 0).double().mean())
+    return float((acts == 0).reshape(-1, acts.shape[-1]).all(0).double().mean())
 
 
 def accuracy(predicted: Tensor, target: Tensor) -> float:
     """Return the fraction of predicted classes that equal the target; integer tensors of one shape."""
     _check_same("accuracy", predicted, target)
     return float((predicted == target).double().mean())
-
-
-def majority_rate(target: Tensor) -> float:
-    """Return the share of the most frequent class of an integer tensor: what always answering that class would score."""
-    if not target.numel():
-        raise ParameterError("majority_rate needs at least one class label, got none")
-    return float(target.unique(return_counts=True)[1].max() / target.numel())
 
 
 def balanced_accuracy(predicted: Tensor, target: Tensor) -> float:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
-from sae_audio.calibration import changes, median
 from sae_audio.control import AUDIBLE_DB, AXES
 from sae_audio.descriptors import Descriptors
-from sae_audio.pipeline import Steered, Target
+from sae_audio.heard import changes, median
+from sae_audio.moves import Target
+from sae_audio.pipeline import Steered
 from sae_audio.properties import axis_values
 from sae_audio.units import hz_to_midi, to_db
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sae_audio.errors import DataError, ParameterError
+from sae_audio.metrics import accuracy, balanced_accuracy, within_one_bin
 from sae_audio.sae.base import SAE
 from sae_audio.sae.sparse import csr
 
@@ -168,17 +169,14 @@ def score_probe(probe: Probe, inputs: Tensor, classes: Tensor, majority_class: i
     if not classes.numel():
         raise DataError(f"no held-out frame has a defined {probe.property}; use more or longer recordings")
     predicted = probe.predict(inputs)
-    right = (predicted == classes).double()
-    counts = torch.bincount(classes, minlength=probe.bias.numel()).double()
-    per_class = torch.bincount(classes, right, minlength=probe.bias.numel()) / counts.clamp_min(1)
     return ProbeScore(
-        accuracy=right.mean().item(),
-        balanced_accuracy=per_class[counts > 0].mean().item(),
-        within_one=((predicted - classes).abs() <= 1).double().mean().item(),
-        majority=(classes == majority_class).double().mean().item(),
+        accuracy=accuracy(predicted, classes),
+        balanced_accuracy=balanced_accuracy(predicted, classes),
+        within_one=within_one_bin(predicted, classes),
+        majority=accuracy(torch.full_like(classes, majority_class), classes),
         chance=1 / probe.bias.numel(),
         n_frames=classes.numel(),
-        n_classes=int((counts > 0).sum()),
+        n_classes=classes.unique().numel(),
         chroma=chroma_accuracy(predicted, classes) if probe.property == "pitch" else None,
     )
 

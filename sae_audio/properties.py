@@ -204,17 +204,19 @@ def axis_values(descriptors: Descriptors, name: str) -> Tensor:
     return _audible(values, descriptors)
 
 
-def honest_properties(descriptors: Descriptors | None = None) -> dict[str, Property]:
+def property_sets(mode: str, descriptors: Descriptors) -> dict[str, Property]:
+    """Return the classes of ``honest`` or ``paper`` mode; the paper's depend on the training data's descriptors."""
+    if mode not in ("honest", "paper"):
+        raise ParameterError(f"mode is '{mode}'; use 'honest' or 'paper'")
+    return honest_properties() if mode == "honest" else paper_properties(descriptors)
+
+
+def honest_properties() -> dict[str, Property]:
     """Return the default classes; they are fixed, so a class means the same in every bundle.
 
     Loudness classes start at -61.5 dBFS; quieter frames are silence and have none. Frames above -1.5 dBFS (only a clipped
     square wave is that loud) have none either. Brightness bands run from 111 Hz to 11.3 kHz in every space; bands above
     Nyquist stay empty.
-
-    Parameters
-    ----------
-    descriptors : Descriptors, optional
-        Not looked at; accepted so that both modes are called alike.
 
     Returns
     -------

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
-from sae_audio.calibration import Move
-from sae_audio.control import ControlVector, axis, note_change, orthogonalise, paper_edit
+from sae_audio.control import ControlVector, Move, axis_control, note_change, paper_edit
 from sae_audio.descriptors import Descriptors
+from sae_audio.directions import orthogonalise
 from sae_audio.errors import ParameterError
+from sae_audio.moves import known_notes
 
 MODES = ("honest", "paper")
 
@@ -109,7 +110,7 @@ def probe_row(bundle: Bundle, push: Push) -> Tensor:
 def push_control(bundle: Bundle, push: Push) -> ControlVector:
     """Return the control that a push uses: the bundle's own, without the other axes where asked, or the probe's row."""
     if push.mode == "paper":
-        return axis(push.property, "probe", "acts", probe_row(bundle, push))
+        return axis_control(push.property, "probe", "acts", probe_row(bundle, push))
     control = bundle.controls[push.property]
     return _orthogonal(bundle, control) if push.orthogonal else control
 
@@ -124,8 +125,7 @@ def _honest(bundle: Bundle, push: Push, measured: Descriptors, mask: Tensor) -> 
     if not control.directions[target].any():
         raise ParameterError(f"training never heard {push.target}, so there is no direction to it; choose another class")
     source = prop.classes(measured)
-    known = control.directions.abs().sum(1) > 0
-    possible = (source >= 0) & known[source.clamp_min(0)]
+    possible = (source >= 0) & known_notes(control)[source.clamp_min(0)]
     wanted = torch.where(possible, target, -1)
     return control, note_change(control, source, wanted, push.strength) * mask[:, None]
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
-from sae_audio.calibration import Measure
 from sae_audio.descriptors import Descriptors
 from sae_audio.diffrhythm.sampler import Step
 from sae_audio.errors import ParameterError
+from sae_audio.heard import Measure
 from sae_audio.sae.topk import TopKSAE
 from sae_audio.traces import SIGNALS, Trace
 

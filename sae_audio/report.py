@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from sae_audio.activity import Activity, ranked_activity
+from sae_audio.audio import Sound
 from sae_audio.bundle import Bundle
-from sae_audio.calibration import changes, median
 from sae_audio.control import AUDIBLE_DB, AXES, UNITS
 from sae_audio.descriptors import Descriptors
-from sae_audio.pipeline import Steered, View
+from sae_audio.heard import changes, median
+from sae_audio.pipeline import View
 from sae_audio.properties import axis_values, note_name
 from sae_audio.units import midi_to_hz, to_db
 
@@ -42,7 +44,7 @@ def describe_view(bundle: Bundle, view: View, n_features: int) -> dict:
         "l0": float((view.acts > 0).sum(-1).float().mean()),
         "descriptors": {name: _measured(view.descriptors, name) for name in AXES},
         "probes": {name: _agreement(bundle, view, name) for name in bundle.properties},
-        "features": [_feature(bundle, view, index) for index in view.top_features[:n_features]],
+        "features": [_feature(bundle, activity) for activity in ranked_activity(view.acts)[:n_features]],
     }
 
 
@@ -68,17 +70,27 @@ def view_lines(name: str, bundle: Bundle, view: View, summary: Mapping) -> list[
     return lines
 
 
-def describe_change(steered: Steered) -> dict:
-    """Return what steering changed, measured on the sound: medians over the audible frames of the edited part, and channels."""
-    before, after = (_edited(side, steered.mask) for side in (steered.before, steered.after))
+def describe_change(sound: Sound, before: Descriptors, after: Descriptors, mask: Tensor) -> dict:
+    """Return what steering made of a sound: medians over the audible frames of the edited part, its length and channels.
+
+    Parameters
+    ----------
+    sound : Sound
+        The steered sound.
+    before, after : Descriptors
+        Measured on the unsteered and on the steered sound, each [B, T].
+    mask : Tensor [T]
+        Share of the change that each frame was to get.
+    """
+    before, after = (_edited(side, mask) for side in (before, after))
     change = median(changes(before, after), 0).tolist()
     return {
         "change": dict(zip(AXES, change, strict=True)),
         "before": {name: _measured(_flat(before), name) for name in AXES},
         "after": {name: _measured(_flat(after), name) for name in AXES},
-        "samples": steered.sound.samples.shape[1],
-        "sample_rate": steered.sound.sample_rate,
-        "channels": steered.sound.samples.shape[0],
+        "samples": sound.samples.shape[1],
+        "sample_rate": sound.sample_rate,
+        "channels": sound.samples.shape[0],
     }
 
 
@@ -200,14 +212,12 @@ def _agreement(bundle: Bundle, view: View, name: str) -> dict:
     }
 
 
-def _feature(bundle: Bundle, view: View, index: int) -> dict:
-    column = view.acts[:, index]
-    peak = int(column.argmax())
+def _feature(bundle: Bundle, activity: Activity) -> dict:
     return {
-        "feature": index,
-        "name": str(bundle.atlas.feature(index).name),
-        "share": float(column.sum() / view.acts.sum()),
-        "fires": float((column > 0).float().mean()),
-        "peak": float(column[peak]),
-        "peak_time": bundle.spec.frame_time(peak),
+        "feature": activity.feature,
+        "name": str(bundle.atlas.feature(activity.feature).name),
+        "share": activity.share,
+        "fires": activity.frames,
+        "peak": activity.peak,
+        "peak_time": bundle.spec.frame_time(activity.peak_frame),
     }

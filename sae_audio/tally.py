@@ -21,7 +21,7 @@ HISTOGRAM_EDGES = 2.0 ** torch.arange(-8.0, 8.5, 0.5)
 """Edges of the activation histogram: half octaves from 1/256 to 256; the two outer bins take everything beyond."""
 
 
-class Frames(NamedTuple):
+class Places(NamedTuple):
     """Where the frames of a corpus lie."""
 
     recording: Tensor
@@ -34,7 +34,7 @@ class Frames(NamedTuple):
     """Frames per second, in Hz."""
 
     @classmethod
-    def lay_out(cls, recording: Tensor, rate: float, position: Tensor | None = None) -> Frames:
+    def lay_out(cls, recording: Tensor, rate: float, position: Tensor | None = None) -> Places:
         """Number the frames and seconds; without ``position`` every recording is counted from 0 without gaps."""
         recording = recording.cpu()
         ids, lengths = torch.unique_consecutive(recording, return_counts=True)
@@ -87,7 +87,7 @@ def firings_of(batch: SparseActs | Tensor, first_frame: int) -> tuple[Firings, i
 class Moments:
     """The strongest frame of each of the strongest ``n`` seconds of every feature."""
 
-    def __init__(self, d_sae: int, n: int, frames: Frames):
+    def __init__(self, d_sae: int, n: int, frames: Places):
         self.n, self.frames = n, frames
         self.value = torch.zeros(d_sae, n)
         self.frame = torch.full((d_sae, n), -1)
@@ -140,7 +140,7 @@ def _first_of_each(key: Tensor, *columns: Tensor) -> list[Tensor]:
 class Tally:
     """Running counts of every feature: activation histogram and sums, seconds with a firing, firings per class."""
 
-    def __init__(self, d_sae: int, classes: Mapping[str, Tensor], n_classes: Mapping[str, int], frames: Frames):
+    def __init__(self, d_sae: int, classes: Mapping[str, Tensor], n_classes: Mapping[str, int], frames: Places):
         self.d_sae, self.classes, self.n_classes, self.frames = d_sae, classes, n_classes, frames
         self.histogram = torch.zeros(d_sae, len(HISTOGRAM_EDGES) - 1, dtype=torch.int64)
         self.total = torch.zeros(d_sae, dtype=torch.float64)

@@ -17,10 +17,10 @@ from gradio_client.exceptions import AppError
 from sae_audio import Bundle, analyse
 from sae_audio.audio import Sound
 from sae_audio.audition import audition
+from sae_audio.bundle_space import space_of
 from sae_audio.errors import AudioError
 from sae_audio.etude.corpus import clip_named
 from sae_audio.latent_spaces import CHECKPOINTS
-from sae_audio.pipeline import space_of
 from ui import colours, examples, guard
 from ui.session import Source
 from ui.timeline import UNDEFINED, activation_of, picture, spectrogram, track

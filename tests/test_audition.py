@@ -7,10 +7,10 @@ from sae_audio import Bundle, analyse
 from sae_audio.activity import ranked_activity, top_frames
 from sae_audio.audio import Sound
 from sae_audio.audition import audition
+from sae_audio.bundle_space import space_of
 from sae_audio.errors import ParameterError
 from sae_audio.etude.corpus import clip_named, make_clip
 from sae_audio.latent_spaces import CHECKPOINTS
-from sae_audio.pipeline import space_of
 from sae_audio.units import to_db
 
 

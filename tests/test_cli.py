@@ -131,8 +131,8 @@ def test_pitch_of_noise_cannot_be_moved(bundle, tmp_path, capsys):
 
 def test_another_space_is_refused(bundle, tone):
     from sae_audio import Bundle, analyse
+    from sae_audio.bundle_space import space_of
     from sae_audio.errors import ParameterError
-    from sae_audio.pipeline import space_of
 
     loaded = Bundle.from_pretrained(bundle)
     space = space_of(loaded)
@@ -355,7 +355,7 @@ def test_interrupt_is_130():
 def test_strength_zero_returns_the_codecs_reconstruction_bit_for_bit(bundle, tone):
     from sae_audio import Bundle, steer
     from sae_audio.audio import fit, read, unfit
-    from sae_audio.pipeline import space_of
+    from sae_audio.bundle_space import space_of
 
     loaded = Bundle.from_pretrained(bundle)
     space, sound = space_of(loaded), read(tone)

@@ -6,24 +6,13 @@ import pytest
 import torch
 
 from sae_audio import control
-from sae_audio.calibration import (
-    Clips,
-    Heard,
-    Hold,
-    axis_trial,
-    calibrate_axis,
-    calibrate_notes,
-    changes,
-    hit_rate,
-    isolation,
-    median,
-    shift_trial,
-    spectral_distance,
-    steer_latents,
-)
-from sae_audio.control import ControlVector, apply, axis_change, edit, note_change, paper_edit, partial_effects
+from sae_audio.calibration import Clips, axis_trial, calibrate_axis, calibrate_notes, shift_trial
+from sae_audio.closed_loop import Hold, steer_rounds
+from sae_audio.control import ControlVector, apply, axis_change, edit, note_change, paper_edit
 from sae_audio.descriptors import Descriptors
+from sae_audio.directions import class_means, orthogonalise, partial_effects
 from sae_audio.errors import DataError, ParameterError
+from sae_audio.heard import Heard, changes, hit_rate, isolation, median, spectral_distance
 from sae_audio.sae import VARIANTS, SAEConfig, build_sae
 from sae_audio.units import midi_to_hz
 
@@ -101,13 +90,13 @@ def test_an_acts_edit_adds_decoder_rows_and_switches_features_off(variant):
 
 def test_latents_edit_and_envelope():
     sae, x = sae_of(), torch.zeros(1, 3, 3)
-    vector = control.axis("loudness", "effect", "latents", torch.tensor([0.0, 2.0, 0.0]))
+    vector = control.axis_control("loudness", "effect", "latents", torch.tensor([0.0, 2.0, 0.0]))
     moved = apply(x, sae, [(vector, axis_change(vector, torch.tensor([[0.0, 1.0, -1.0]])))])
     assert torch.equal(moved[0, :, 1], torch.tensor([0.0, 2.0, -2.0]))
 
 
 def test_note_change_leaves_undefined_frames_alone():
-    vector = control.classes("pitch", "effect", "latents", "abc", torch.eye(3))
+    vector = control.class_control("pitch", "effect", "latents", "abc", torch.eye(3))
     change = note_change(vector, torch.tensor([[0, 1, -1]]), torch.tensor([[2, -1, 0]]), 2.0)
     assert change.tolist() == [[[-2, 0, 2], [0, 0, 0], [0, 0, 0]]]
 
@@ -121,9 +110,9 @@ def test_paper_edit_by_hand():
 
 
 def test_orthogonalise_and_class_means_by_hand():
-    clean = control.orthogonalise(torch.tensor([1.0, 2.0, 3.0]), [torch.tensor([0.0, 5.0, 0.0])])
+    clean = orthogonalise(torch.tensor([1.0, 2.0, 3.0]), [torch.tensor([0.0, 5.0, 0.0])])
     assert torch.allclose(clean, torch.tensor([1.0, 0.0, 3.0]), atol=1e-6)
-    means = control.class_means(torch.tensor([[1.0], [3.0], [10.0], [99.0]]), torch.tensor([0, 0, 1, -1]), 3)
+    means = class_means(torch.tensor([[1.0], [3.0], [10.0], [99.0]]), torch.tensor([0, 0, 1, -1]), 3)
     assert means.squeeze().tolist() == pytest.approx([2.0, 10.0, 14 / 3])
 
 
@@ -183,11 +172,11 @@ def clips():
 
 
 def loudness(leak=0.0):
-    return control.axis("loudness", "effect", "latents", torch.tensor([0.0, 0.5, leak]))
+    return control.axis_control("loudness", "effect", "latents", torch.tensor([0.0, 0.5, leak]))
 
 
 def brightness(leak=0.0):
-    return control.axis("brightness", "effect", "latents", torch.tensor([0.0, leak, 0.25]))
+    return control.axis_control("brightness", "effect", "latents", torch.tensor([0.0, leak, 0.25]))
 
 
 def test_dose_response_is_inverted():
@@ -207,7 +196,7 @@ def test_only_the_monotone_stretch_around_zero_is_used():
 
 
 def notes(overshoot=1.0):
-    return control.classes("pitch", "effect", "latents", "CDEFG", overshoot * torch.arange(5.0)[:, None] * torch.eye(3)[:1])
+    return control.class_control("pitch", "effect", "latents", "CDEFG", overshoot * torch.arange(5.0)[:, None] * torch.eye(3)[:1])
 
 
 def test_notes_are_hit_at_the_right_strength():
@@ -258,7 +247,7 @@ def test_masked_frames_stay_bit_for_bit():
     )
     mask = torch.tensor([0.0, 1, 1, 0])
     change = axis_change(hold.loudness, hold.loudness.strength_for(6.0) * mask)
-    done = steer_latents(
+    *_, done = steer_rounds(
         sample.latents,
         sae,
         [(hold.loudness, change)],

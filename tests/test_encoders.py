@@ -12,11 +12,11 @@ from tiny_encoders import MERT, WAVEFORM, amend, tiny_ast, tiny_waveform_encoder
 from tiny_models import noise
 from torch.nn.functional import pad
 
+from sae_audio.bundle_space import space_of
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.latent_spaces import load_latent_space
 from sae_audio.latent_spaces.signature import signature
 from sae_audio.latent_spaces.waveform_encoder import WaveformEncoder, normalised
-from sae_audio.pipeline import space_of
 
 LARGE = dict(do_stable_layer_norm=True, feat_extract_norm="layer", conv_bias=True)
 """What the large public models say: normalised before each block and after the last, no normalisation over time."""

@@ -7,20 +7,11 @@ import torch
 
 from sae_audio.descriptors import Descriptors
 from sae_audio.errors import ParameterError
-from sae_audio.evaluation import (
-    Frames,
-    held_out_clips,
-    probe_table,
-    property_sets,
-    readers,
-    reconstruction_metrics,
-    regression_r2,
-    sample,
-    spreads,
-    stability,
-    usable_properties,
-)
+from sae_audio.evaluation import probe_table, reconstruction_metrics, regression_r2, stability
+from sae_audio.frames import Frames, Splits, held_out_clips, sample, spreads, usable_properties
 from sae_audio.metrics import dead_share, fvu, l0
+from sae_audio.properties import honest_properties, property_sets
+from sae_audio.readers import readers
 from sae_audio.sae import VARIANTS, SAEConfig, build_sae
 from sae_audio.units import midi_to_hz
 
@@ -51,7 +42,7 @@ def trained(variant="topk"):
 
 def test_clips_are_the_voiced_halves_of_different_recordings():
     data = frames()
-    pitch = property_sets("honest", data)["pitch"]
+    pitch = honest_properties()["pitch"]
     clips = held_out_clips(data, pitch, 50.0, seconds=1.0, n_clips=3)
     assert clips.latents.shape == (3, 50, D_IN)
     assert clips.midi.isfinite().all()
@@ -68,10 +59,10 @@ def test_short_recordings_give_short_clips():
 def test_a_property_without_classes_is_left_out():
     data = frames(n_recordings=24)
     silent = data._replace(descriptors=data.descriptors._replace(f0=torch.full_like(data.descriptors.f0, math.nan)))
-    assert set(usable_properties(property_sets("honest", data), data)) == {"pitch", "loudness", "brightness"}
-    assert set(usable_properties(property_sets("honest", silent), silent)) == {"loudness", "brightness"}
+    assert set(usable_properties(honest_properties(), data)) == {"pitch", "loudness", "brightness"}
+    assert set(usable_properties(honest_properties(), silent)) == {"loudness", "brightness"}
     with pytest.raises(ParameterError, match="use 'honest' or 'paper'"):
-        property_sets("other", data)
+        property_sets("other", data.descriptors)
 
 
 def test_sample_keeps_order_and_rows_together():
@@ -105,9 +96,9 @@ def test_baselines_have_the_sizes_they_claim():
 
 def test_probes_read_what_is_there_and_nothing_else():
     train, validation, test = (frames(n_recordings=12, seed=seed) for seed in range(3))
-    usable = usable_properties(property_sets("honest", train), train)
+    usable = usable_properties(honest_properties(), train)
     noise = {"latents": lambda x: x, "nothing": lambda x: x[:, 3:]}
-    scores = {(prop, reader): score for prop, reader, _, score in probe_table(noise, usable, train, validation, test)}
+    scores = {(prop, reader): score for prop, reader, _, score in probe_table(noise, usable, Splits(train, validation, test))}
     for prop in usable:
         assert scores[prop, "latents"].accuracy > 3 * scores[prop, "nothing"].accuracy
         assert scores[prop, "nothing"].accuracy < scores[prop, "nothing"].majority + 0.1

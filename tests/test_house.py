@@ -10,37 +10,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sae_audio"
 
-# Layer of each module, lowest first; a module imports only from its own layer or below.
-LAYERS = {
-    "spec": 0,
-    "errors": 0,
-    "files": 0,
-    **dict.fromkeys(
-        [
-            "sae",
-            "metrics",
-            "units",
-            "framing",
-            "yin",
-            "trackers",
-            "descriptors",
-            "properties",
-            "probes",
-            "control",
-            "calibration",
-            "atlas",
-            "naming",
-            "tally",
-        ],
-        1,
-    ),
-    **dict.fromkeys(["activity", "denoising", "disentanglement", "factors", "spectrum", "catalogue", "feature_map"], 1),
-    **dict.fromkeys(["audio", "latent_spaces", "etude", "diffrhythm", "activations", "training", "vocalset", "hub_client"], 2),
-    **dict.fromkeys(["bundle", "bundle_format", "sealed", "card", "control_file", "hub", "plots", "traces"], 3),
-    **dict.fromkeys(["evaluation", "pipeline", "pushes", "outcome", "recipe", "report", "cli", "__main__", "__init__"], 4),
-    **dict.fromkeys(["audition", "generators", "generation", "recording", "steering", "cli_generate", "cli_output"], 4),
-    **dict.fromkeys(["cli_dataset", "cli_hub", "hub_index", "cli_search", "deploy", "cli_deploy"], 4),
-}
+# The modules of each layer, lowest first; a module imports only from its own layer or below.
+LAYERS = (
+    "spec errors files",
+    """activity atlas calibration catalogue closed_loop control denoising descriptors directions disentanglement factors
+    feature_map framing heard metrics naming probes properties sae spectrum tally trackers units yin""",
+    "activations audio diffrhythm etude hub_client latent_spaces listener training vocalset",
+    "bundle bundle_format card control_file hub plots sealed traces",
+    """__init__ __main__ audition bundle_space cli cli_dataset cli_generate cli_hub cli_moves cli_output
+    deploy evaluation fit_controls flow_steering frames generation generators hub_index moves outcome pipeline pushes readers
+    recipe recording report""",
+)
+LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
 # Of latent_spaces: everything else there is an adapter.
 SHARED = (
     "base",
@@ -78,15 +59,19 @@ def own_imports(path: Path) -> set[str]:
 
 
 def layer_of(path: Path) -> int:
-    return LAYERS[path.relative_to(PACKAGE).parts[0].removesuffix(".py")]
+    return LAYER[path.relative_to(PACKAGE).parts[0].removesuffix(".py")]
 
 
 @pytest.mark.parametrize("path", module_files(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path):
     if path == PACKAGE / "__init__.py":
         return
-    upward = {name for name in own_imports(path) if LAYERS.get(name, 0) > layer_of(path)}
+    upward = {name for name in own_imports(path) if LAYER.get(name, 0) > layer_of(path)}
     assert not upward, f"{path.name} (layer {layer_of(path)}) imports from above: {upward}"
+
+
+def test_every_layer_lists_what_is_there():
+    assert LAYER.keys() == {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in module_files()}
 
 
 def test_adapters_do_not_import_each_other():

@@ -36,7 +36,7 @@ def test_docstring_examples():
 
 
 def test_honest_classes_by_hand(measured):
-    bins = honest_properties(measured)
+    bins = honest_properties()
     assert list(bins) == ["pitch", "loudness", "brightness"]
     assert bins["pitch"].classes(measured).tolist() == [[69 - 36, 0, -1, -1, -1]]
     # -20.0, -6.02, -13.98, -70 dBFS -> bins centred on -21, -6, -15, none

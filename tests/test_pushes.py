@@ -10,13 +10,15 @@ from tiny_bundle import tiny_bundle
 
 from sae_audio.audio import Sound
 from sae_audio.bundle import Bundle
+from sae_audio.bundle_space import space_of
 from sae_audio.control import paper_edit
 from sae_audio.control_file import load_controls, save_controls
 from sae_audio.descriptors import Descriptors
 from sae_audio.errors import BundleError, ParameterError
 from sae_audio.latent_spaces import CHECKPOINTS
+from sae_audio.moves import span_mask
 from sae_audio.outcome import curves, level, outcomes
-from sae_audio.pipeline import Steered, _mask, space_of, steer
+from sae_audio.pipeline import Steered, steer
 from sae_audio.pushes import Push, honest_moves, paper_pushed, probe_row
 
 RATE = 16000
@@ -40,12 +42,12 @@ def measured(f0: float, rms: float, centroid: float, frames: int = 4) -> Descrip
 
 
 def test_a_fade_is_a_raised_cosine_inside_the_part():
-    mask = _mask(10, 10.0, 0.0, None, 0.4)
+    mask = span_mask(10, 10.0, 0.0, None, 0.4)
     wanted = [0.5 - 0.5 * math.cos(math.pi * min(1, t / 0.4, (1 - t) / 0.4)) for t in [0.05 + 0.1 * i for i in range(10)]]
     assert torch.allclose(mask, torch.tensor(wanted), atol=1e-5)
-    assert _mask(10, 10.0, 0.2, 0.5).tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
+    assert span_mask(10, 10.0, 0.2, 0.5).tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0]
     with pytest.raises(ParameterError, match=r"fade lasts 0.3 s, but the part to edit 0.30 s"):
-        _mask(10, 10.0, 0.2, 0.5, 0.3)
+        span_mask(10, 10.0, 0.2, 0.5, 0.3)
 
 
 def test_an_honest_push_of_an_axis_goes_by_the_distance_to_the_class():

@@ -43,8 +43,8 @@ def test_settings_come_back_from_their_file(tmp_path):
 def test_what_is_asked_becomes_what_steer_takes():
     assert FULL.moves == {"pitch": "C5", "loudness": -6, "brightness": 0.25}
     assert FULL.features == {9: -2.0, 7: 1.5} and FULL.pushes == [Push("pitch", "A4", 1.5, "paper", True)]
-    assert FULL.options["start"] == 0.5 and FULL.options["stop"] == 2 and not FULL.options["hold"]
-    assert Ask().moves == {} and Ask().features == {} and Ask().pushes == [] and Ask().options["stop"] is None
+    assert FULL.edit.start == 0.5 and FULL.edit.stop == 2 and not FULL.edit.hold
+    assert Ask().moves == {} and Ask().features == {} and Ask().pushes == [] and Ask().edit.stop is None
     assert Ask(loudness=3, push="pitch", target="C5", strength=1).open_ended == {"pitch"}
     assert Ask(loudness=3, feature=3, amount=1).open_ended == {"pitch", "brightness"}
 

@@ -8,8 +8,9 @@ import soundfile
 import torch
 
 from sae_audio.bundle import Bundle
+from sae_audio.bundle_space import space_of
 from sae_audio.latent_spaces import CHECKPOINTS
-from sae_audio.pipeline import space_of, steer
+from sae_audio.pipeline import steer
 from ui.examples import EXAMPLES
 
 pytest_plugins = ["browser"]

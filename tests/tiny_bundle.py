@@ -81,7 +81,7 @@ def tiny_bundle(variant: str = "topk") -> Bundle:
         for on, d in sizes.items()
     }
     notes = torch.randn(properties["pitch"].n_classes, D_SAE, generator=g)
-    controls = {"pitch": control.classes("pitch", "effect", "acts", properties["pitch"].names, notes)}
+    controls = {"pitch": control.class_control("pitch", "effect", "acts", properties["pitch"].names, notes)}
     for name in ("loudness", "brightness"):
         controls[name] = calibrated_axis(name, "acts", D_SAE, g)
         controls[f"{name}/latents"] = calibrated_axis(name, "latents", D_IN, g)

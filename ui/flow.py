@@ -17,11 +17,11 @@ from torch import Tensor
 
 from sae_audio.bundle import Bundle
 from sae_audio.errors import ParameterError
+from sae_audio.flow_steering import check_window
 from sae_audio.generation import Request, trace
 from sae_audio.generators import ETUDE_FLOW, Model, check_fits, frames_of, load_model
 from sae_audio.latent_spaces import CHECKPOINTS, Codec
 from sae_audio.recording import Point
-from sae_audio.steering import check_window
 from sae_audio.traces import Trace
 from ui import session
 from ui.gpu import gpu

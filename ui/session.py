@@ -17,8 +17,8 @@ from gradio.utils import get_upload_folder
 
 from sae_audio.audio import Sound, read
 from sae_audio.bundle import Bundle, is_hub_id
+from sae_audio.bundle_space import space_of
 from sae_audio.latent_spaces import CHECKPOINTS, LatentSpace
-from sae_audio.pipeline import space_of
 from ui import trust
 from ui.limits import BUNDLES_LOADED, MAX_SECONDS
 

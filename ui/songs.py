@@ -17,11 +17,11 @@ from torch import Tensor
 
 from sae_audio.audio import write
 from sae_audio.bundle import Bundle
-from sae_audio.calibration import changes, median
 from sae_audio.control import AUDIBLE_DB, AXES
 from sae_audio.descriptors import Descriptors
 from sae_audio.diffrhythm.sampler import time_grid
 from sae_audio.files import write_bytes
+from sae_audio.heard import changes, median
 from sae_audio.latent_spaces import CHECKPOINTS
 from sae_audio.properties import axis_values, note_name
 from sae_audio.traces import Trace, compact_json, load_trace

@@ -18,7 +18,7 @@ from sae_audio.control_file import save_controls
 from sae_audio.errors import ParameterError
 from sae_audio.files import write_bytes
 from sae_audio.outcome import curves, outcomes
-from sae_audio.pipeline import Steered, Step, steering
+from sae_audio.pipeline import Stage, Steered, steering
 from sae_audio.plots import png, side_by_side
 from sae_audio.pushes import MODES
 from ui import session
@@ -204,7 +204,7 @@ def steer_sound(
     bundle, _ = session.loaded(source)
     done, waiting = None, [gr.skip()] * (2 + len(EXPORTS))
     for step in _steering(source, heard, ask):
-        if isinstance(step, Step):
+        if isinstance(step, Stage):
             progress(step.share, desc=step.doing)
             yield tuple(waiting)
         else:
@@ -223,9 +223,9 @@ def steer_sound(
 
 
 @gpu(duration=60)
-def _steering(source: Source, heard: Heard, ask: Ask) -> Iterator[Step | Steered]:
+def _steering(source: Source, heard: Heard, ask: Ask) -> Iterator[Stage | Steered]:
     bundle, space = session.loaded(source)
-    yield from steering(bundle, heard.sound(), ask.moves, space=space, **ask.options)
+    yield from steering(bundle, heard.sound(), ask.edit, space=space)
 
 
 @plainly

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from sae_audio.bundle import Bundle
 from sae_audio.control import AXES, ControlVector
 from sae_audio.errors import ParameterError
-from sae_audio.pipeline import feature_control
+from sae_audio.moves import feature_control
+from sae_audio.pipeline import Edit
 from sae_audio.properties import parse_note
 from sae_audio.pushes import MODES, Push, push_control
 
@@ -84,10 +85,10 @@ class Ask(NamedTuple):
         return [Push(self.push, self.target, float(self.strength), self.mode, bool(self.orthogonal))]
 
     @property
-    def options(self) -> dict:
-        """All of ``steer``'s options."""
-        span = {"start": float(self.start), "stop": float(self.stop) or None, "fade": float(self.fade)}
-        return {"features": self.features, "pushes": self.pushes, "hold": bool(self.hold), **span}
+    def edit(self) -> Edit:
+        """What ``steering`` takes."""
+        span = (float(self.start), float(self.stop) or None, float(self.fade))
+        return Edit(self.moves, self.features, self.pushes, *span, bool(self.hold))
 
     @property
     def open_ended(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from sae_audio.denoising import clean_estimate
 from sae_audio.diffrhythm.dit import Context
 from sae_audio.errors import ParameterError
 
@@ -201,7 +202,7 @@ def _look(model: VelocityModel, index: int, t: float, x: Tensor, context: Contex
     velocities = model(both, torch.full((len(both),), t, device=x.device), context)
     v_cond, v_null = (velocities, None) if guidance == 0 else velocities.chunk(2)
     v = v_cond if v_null is None else v_cond + guidance * (v_cond - v_null)
-    return Step(index, t, x, v, x + (1 - t) * v, v_cond, v_null)
+    return Step(index, t, x, v, clean_estimate(x, v, t), v_cond, v_null)
 
 
 def _edited(step: Step, edit: Step | None) -> Step:

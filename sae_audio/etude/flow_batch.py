@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sae_audio.denoising import forward_noised
 from sae_audio.diffrhythm.generator import Generator
 from sae_audio.etude.flow_data import FlowData
 
@@ -70,7 +71,7 @@ def _times(size: int, generator: torch.Generator) -> Tensor:
 def flow_loss(model: Generator, batch: Batch) -> Tensor:
     """Return each crop's mean squared error of the velocity over the frames that are not given, ``[B]``."""
     t = batch.t[:, None, None]
-    x = (1 - t) * batch.noise + t * batch.latents
+    x = forward_noised(batch.latents, batch.noise, t)
     cond = batch.latents * batch.given[..., None]
     context = model.dit.context(cond, batch.notes, model.styles(batch.styles))
     wanted = (~batch.given).float()
