@@ -72,6 +72,38 @@ def no_wait(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waits
 
 
+@pytest.fixture
+def quick(hub: HubServer, no_wait: list[float], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No waiting, no bars; and at the end of the test, no token where it must not be."""
+    from hub_bundles import assert_no_leak
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "1ms")
+    disable_progress_bars()
+    yield
+    enable_progress_bars()
+    assert_no_leak(hub)
+
+
+@pytest.fixture(scope="session")
+def saved_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small bundle, to be read only."""
+    from tiny_bundle import tiny_bundle
+
+    return tiny_bundle().save(tmp_path_factory.mktemp("bundle") / "mine")
+
+
+@pytest.fixture(scope="session")
+def later_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Files of a later version of that bundle, without a figure that it has."""
+    from hub_bundles import another
+    from tiny_bundle import tiny_bundle
+
+    from sae_audio.sealed import read_sealed
+
+    return read_sealed(another(tiny_bundle()).save(tmp_path_factory.mktemp("bundle") / "later"))
+
+
 @pytest.fixture(params=["xet", "lfs"])
 def transfer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a test over both storage protocols."""

@@ -13,6 +13,28 @@ from sae_audio.sealed import MANIFEST, manifest_of, read_sealed
 
 BESIDE = {"LICENSE": b"terms", "samples/demo.wav": b"RIFF" + bytes(40)}
 """What a user put into the repository beside the bundle."""
+STATUS = {
+    400: "it finds the request malformed",
+    401: "run `hf auth login`, or set HF_TOKEN",
+    402: "it asks for payment; see http",
+    403: "take one with access to 'alice' from http",
+    404: "check",
+    409: "wait a minute and try again",
+    412: "look at what they did",
+    429: "it has had too many requests; wait 7 s and try again",
+    500: "it has trouble; see https://status.huggingface.co",
+    502: "it has trouble",
+    503: "it has trouble",
+}
+"""What the message of each HTTP status says, last of all the next step."""
+PASSING = {
+    "500": {"status": 500},
+    "502": {"status": 502},
+    "503": {"status": 503},
+    "429": {"status": 429, "headers": {"Retry-After": "7"}},
+    "dropped": {"drop": True},
+}
+"""Faults that a later request does not meet."""
 
 
 class Gate:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hub_bundles import assert_no_leak, command_environment, contents, expected, seed, shown
+from hub_bundles import command_environment, contents, expected, seed, shown
 from huggingface_hub import snapshot_download
-from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-from tiny_bundle import tiny_bundle
+from huggingface_hub.utils import disable_progress_bars
 from tiny_models import tiny_etude
 
 from sae_audio import cli
@@ -24,19 +23,13 @@ SHIPPED = ROOT / "checkpoints" / "etude"
 sys.path.insert(0, str(ROOT))
 import train  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def quick(hub, no_wait, monkeypatch):
-    """No waiting, no bars; and at the end of every test, no token where it must not be."""
-    disable_progress_bars()
-    yield
-    enable_progress_bars()
-    assert_no_leak(hub)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_bundle().save(tmp_path_factory.mktemp("bundle") / "mine")
+@pytest.fixture
+def folder(saved_bundle):
+    """A saved bundle."""
+    return saved_bundle
 
 
 @pytest.fixture(scope="module")

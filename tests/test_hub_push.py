@@ -10,32 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_bundles import Gate, another, assert_no_leak, command_environment, contents, expected, seed, shown, unlike_any
+from hub_bundles import PASSING, STATUS, Gate, assert_no_leak, command_environment, contents, expected, seed, shown, unlike_any
 from huggingface_hub import HfApi, ModelCard, constants
-from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-from tiny_bundle import tiny_bundle
 
 from sae_audio import hub_client
 from sae_audio.bundle import Bundle
 from sae_audio.errors import BundleError, HubError
 from sae_audio.hub import check_push, publish, push
-from sae_audio.sealed import MANIFEST, read_sealed
+from sae_audio.sealed import MANIFEST
 
 ROOT = Path(__file__).parent.parent
-STATUS = {
-    400: "it finds the request malformed",
-    401: "run `hf auth login`, or set HF_TOKEN",
-    402: "it asks for payment; see http",
-    403: "take one with access to 'alice' from http",
-    404: "check",
-    409: "wait a minute and try again",
-    412: "look at what they did",
-    429: "it has had too many requests; wait 7 s and try again",
-    500: "it has trouble; see https://status.huggingface.co",
-    502: "it has trouble",
-    503: "it has trouble",
-}
-"""What the message of each HTTP status says, last of all the next step."""
 BEFORE = {
     "create": ("POST", "/api/repos/create"),
     "info": ("GET", "/api/models/[^/]+/[^/]+(/revision/main)?$"),
@@ -58,43 +42,14 @@ AFTER = {
     "tag": ("POST", "/tag/"),
 }
 PHASES = BEFORE | AFTER
-PASSING = {
-    "500": {"status": 500},
-    "502": {"status": 502},
-    "503": {"status": 503},
-    "429": {"status": 429, "headers": {"Retry-After": "7"}},
-    "dropped": {"drop": True},
-    "answer lost": {"lose": True},
-}
-"""Faults that a later request does not meet."""
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    """The bundle that the repository holds before."""
-    return tiny_bundle().save(tmp_path_factory.mktemp("hub") / "first")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Files of a second bundle, without a figure that the first has."""
-    return read_sealed(another(tiny_bundle()).save(tmp_path_factory.mktemp("hub") / "second"))
+PASSING = PASSING | {"answer lost": {"lose": True}}
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
-def folder(files, tmp_path):
+def folder(later_files, tmp_path):
     """The bundle that is pushed."""
-    return unlike_any(files, tmp_path / "my bundle")
-
-
-@pytest.fixture(autouse=True)
-def quick(hub, no_wait, monkeypatch):
-    """No waiting, no bars; and at the end of every test, no token where it must not be."""
-    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "1ms")
-    disable_progress_bars()
-    yield
-    enable_progress_bars()
-    assert_no_leak(hub)
+    return unlike_any(later_files, tmp_path / "my bundle")
 
 
 def over(monkeypatch, phase):
@@ -143,16 +98,16 @@ def test_pushing_again_sends_nothing(hub, repo_id, folder):
     assert len(hub.history(repo_id)) == 2 and not hub.calls("POST", "/commit/") + hub.calls("*", "/tag/")
 
 
-def test_a_new_version_replaces_the_bundle_and_nothing_else(hub, repo_id, first, folder):
-    seed(hub, repo_id, first)
+def test_a_new_version_replaces_the_bundle_and_nothing_else(hub, repo_id, saved_bundle, folder):
+    seed(hub, repo_id, saved_bundle)
     done = push(folder, repo_id)
     assert shown(hub, repo_id) == expected(folder, repo_id)  # LICENSE and samples are still there
     assert "figures/training.png" not in hub.files(repo_id) and done.removed == 1
     assert hub.repo(repo_id)["refs"]["tags/format-1"] == done.commit  # the tag has moved
 
 
-def test_a_branch_is_made_and_is_not_tagged(hub, repo_id, first, folder):
-    before = seed(hub, repo_id, first)
+def test_a_branch_is_made_and_is_not_tagged(hub, repo_id, saved_bundle, folder):
+    before = seed(hub, repo_id, saved_bundle)
     tagged = hub.repo(repo_id)["refs"]["tags/format-1"]
     done = push(folder, repo_id, revision="dev/next")
     assert shown(hub, repo_id, "dev/next") == expected(folder, repo_id, "dev/next") and shown(hub, repo_id) == before
@@ -179,29 +134,29 @@ def test_an_edited_card_is_published_as_it_is(hub, repo_id, folder):
     assert hub.read(repo_id, "README.md") == (folder / "README.md").read_bytes()
 
 
-def test_a_bundle_pushes_itself(hub, repo_id, first, tmp_path, monkeypatch):
+def test_a_bundle_pushes_itself(hub, repo_id, saved_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    done = Bundle.from_pretrained(first).push_to_hub(repo_id, private=True, revision="dev")
-    assert shown(hub, repo_id, "dev") == expected(first, repo_id, "dev", beside={})
+    done = Bundle.from_pretrained(saved_bundle).push_to_hub(repo_id, private=True, revision="dev")
+    assert shown(hub, repo_id, "dev") == expected(saved_bundle, repo_id, "dev", beside={})
     assert done.private and hub.repo(repo_id)["private"] and not list(tmp_path.iterdir())
 
 
-def test_a_bundle_that_cannot_be_saved_leaves_no_folder(hub, repo_id, first, tmp_path, monkeypatch):
+def test_a_bundle_that_cannot_be_saved_leaves_no_folder(hub, repo_id, saved_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    unfit = replace(Bundle.from_pretrained(first), figures={"a.txt": b"no picture"})
+    unfit = replace(Bundle.from_pretrained(saved_bundle), figures={"a.txt": b"no picture"})
     with pytest.raises(BundleError, match="is not a PNG file"):
         unfit.push_to_hub(repo_id)
     assert not list(tmp_path.iterdir()) and len(hub.history(repo_id)) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*trying again in")
-def test_what_a_bundle_could_not_push_is_kept(hub, repo_id, first, tmp_path, monkeypatch):
+def test_what_a_bundle_could_not_push_is_kept(hub, repo_id, saved_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     hub.fail("POST", "/commit/", status=503, times=99)
     with pytest.raises(HubError, match=r"The bundle is safe in (.*); to go on: .* push ") as caught:
-        Bundle.from_pretrained(first).push_to_hub(repo_id)
+        Bundle.from_pretrained(saved_bundle).push_to_hub(repo_id)
     kept = str(caught.value).split("safe in ")[1].split("; to go on")[0]
-    assert contents(Path(kept)) == contents(first)
+    assert contents(Path(kept)) == contents(saved_bundle)
 
 
 # What is refused before anything is sent.
@@ -239,8 +194,8 @@ def test_a_repository_with_only_a_card_and_a_licence_is_taken(hub, repo_id, fold
     assert shown(hub, repo_id) == expected(folder, repo_id, beside={"LICENSE": b"terms"})
 
 
-def test_private_is_never_published_publicly(hub, repo_id, first, folder, caplog):
-    before = seed(hub, repo_id, first)
+def test_private_is_never_published_publicly(hub, repo_id, saved_bundle, folder, caplog):
+    before = seed(hub, repo_id, saved_bundle)
     assert "exists and is public; make it private" in refused(hub, folder, repo_id, caplog, private=True)
     assert shown(hub, repo_id) == before
     hub.configure(repo_id, private=True)
@@ -257,9 +212,9 @@ WHO = {
 
 @pytest.mark.parametrize("exists", [False, True])
 @pytest.mark.parametrize("who", WHO)
-def test_a_token_that_may_not_write_fails_at_once(who, exists, hub, repo_id, first, folder, caplog):
+def test_a_token_that_may_not_write_fails_at_once(who, exists, hub, repo_id, saved_bundle, folder, caplog):
     token, step = WHO[who]
-    before = seed(hub, repo_id, first) if exists else None
+    before = seed(hub, repo_id, saved_bundle) if exists else None
     with pytest.raises(HubError, match=step):
         check_push(repo_id, token=token)
     assert step in refused(hub, folder, repo_id, caplog, token=token)
@@ -298,9 +253,9 @@ def test_the_hub_finding_a_card_invalid_is_told(hub, repo_id, folder, caplog):
 @pytest.mark.filterwarnings("ignore:.*trying again in")
 @pytest.mark.parametrize("fault", PASSING)
 @pytest.mark.parametrize("phase", PHASES)
-def test_a_fault_that_passes_costs_nothing(phase, fault, hub, repo_id, first, folder, monkeypatch):
+def test_a_fault_that_passes_costs_nothing(phase, fault, hub, repo_id, saved_bundle, folder, monkeypatch):
     over(monkeypatch, phase)
-    seed(hub, repo_id, first)
+    seed(hub, repo_id, saved_bundle)
     here = contents(folder)
     injected = hub.fail(*PHASES[phase], **PASSING[fault], times=2)
     done = push(folder, repo_id)
@@ -314,10 +269,10 @@ def test_a_fault_that_passes_costs_nothing(phase, fault, hub, repo_id, first, fo
 @pytest.mark.parametrize("fault", ["503", "dropped"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_fault_that_stays_leaves_the_version_before_or_the_new_one(
-    phase, fault, hub, repo_id, first, folder, monkeypatch, caplog
+    phase, fault, hub, repo_id, saved_bundle, folder, monkeypatch, caplog
 ):
     over(monkeypatch, phase)
-    before = seed(hub, repo_id, first)
+    before = seed(hub, repo_id, saved_bundle)
     hub.fail(*PHASES[phase], **PASSING[fault], times=999)
     said = refused(hub, folder, repo_id, caplog)
     assert STATUS[503] in said if fault == "503" else "could not be reached" in said
@@ -348,9 +303,11 @@ REFUSABLE = [
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 412])
 @pytest.mark.parametrize("phase", REFUSABLE)
-def test_a_refusal_is_not_repeated_and_says_what_to_do(phase, status, hub, repo_id, first, folder, monkeypatch, caplog, no_wait):
+def test_a_refusal_is_not_repeated_and_says_what_to_do(
+    phase, status, hub, repo_id, saved_bundle, folder, monkeypatch, caplog, no_wait
+):
     over(monkeypatch, phase)
-    before = seed(hub, repo_id, first)
+    before = seed(hub, repo_id, saved_bundle)
     hub.fail(*PHASES[phase], status=status, times=999)
     if (phase, status) in {("create", 401), ("create", 402), ("create", 403)}:  # the repository is there: it need not be made
         assert push(folder, repo_id).changed and shown(hub, repo_id) == expected(folder, repo_id)
@@ -413,10 +370,10 @@ def test_a_hub_that_answers_late_is_waited_for(hub, repo_id, folder):
     assert push(folder, repo_id).changed == 12
 
 
-def test_a_token_revoked_at_any_moment(hub, repo_id, first, files, tmp_path, caplog):
+def test_a_token_revoked_at_any_moment(hub, repo_id, saved_bundle, later_files, tmp_path, caplog):
     """From the n-th request on every answer is 401, for every n."""
-    folder = unlike_any(files, tmp_path / "my bundle")
-    before, seen = seed(hub, repo_id, first), set()
+    folder = unlike_any(later_files, tmp_path / "my bundle")
+    before, seen = seed(hub, repo_id, saved_bundle), set()
     for n in range(1, 99):
         hub.reset()
         hub.fail("*", "^/(api|alice)", nth=n, times=999, status=401)
@@ -431,8 +388,8 @@ def test_a_token_revoked_at_any_moment(hub, repo_id, first, files, tmp_path, cap
     assert n > 10 and seen == {"before", "after"} and len(hub.history(repo_id)) == 3
 
 
-def test_a_real_revocation(hub, repo_id, first, folder, caplog, monkeypatch):
-    before = seed(hub, repo_id, first)
+def test_a_real_revocation(hub, repo_id, saved_bundle, folder, caplog, monkeypatch):
+    before = seed(hub, repo_id, saved_bundle)
     check_push(repo_id)
     monkeypatch.delitem(hub.tokens, "hf_test")
     assert STATUS[401] in refused(hub, folder, repo_id, caplog)
@@ -449,10 +406,10 @@ def test_offline_says_so(hub, repo_id, folder, caplog, monkeypatch):
 # Two at once.
 
 
-def test_somebody_else_was_quicker(hub, repo_id, first, files, tmp_path, caplog):
+def test_somebody_else_was_quicker(hub, repo_id, saved_bundle, later_files, tmp_path, caplog):
     """Their commit arrives while ours is on its way: theirs stays, ours is refused and not lost."""
-    mine, theirs = (unlike_any(files, tmp_path / name) for name in ("mine", "my bundle"))
-    seed(hub, repo_id, first)
+    mine, theirs = (unlike_any(later_files, tmp_path / name) for name in ("mine", "my bundle"))
+    seed(hub, repo_id, saved_bundle)
     gate, said = Gate("POST", "/commit/"), []
     hub.faults.append(gate)
 
@@ -474,8 +431,8 @@ def test_somebody_else_was_quicker(hub, repo_id, first, files, tmp_path, caplog)
 
 
 @pytest.mark.filterwarnings("ignore:.*trying again in")
-def test_four_at_once_leave_whole_versions_only(hub, repo_id, files, tmp_path):
-    folders = [unlike_any(files, tmp_path / str(i)) for i in range(4)]
+def test_four_at_once_leave_whole_versions_only(hub, repo_id, later_files, tmp_path):
+    folders = [unlike_any(later_files, tmp_path / str(i)) for i in range(4)]
     check_push(repo_id)
     won = []
 
@@ -500,8 +457,8 @@ def test_four_at_once_leave_whole_versions_only(hub, repo_id, files, tmp_path):
 
 
 @pytest.mark.parametrize("phase", ["xet data", "commit"])
-def test_killed_on_the_way_and_run_again(phase, hub, repo_id, first, folder):
-    before = seed(hub, repo_id, first)
+def test_killed_on_the_way_and_run_again(phase, hub, repo_id, saved_bundle, folder):
+    before = seed(hub, repo_id, saved_bundle)
     here = contents(folder)
     gate = Gate(*PHASES[phase])
     hub.faults.append(gate)
@@ -519,7 +476,7 @@ def test_killed_on_the_way_and_run_again(phase, hub, repo_id, first, folder):
 # What was sent is compared.
 
 
-def test_the_comparison_finds_what_differs(hub, repo_id, first, folder):
+def test_the_comparison_finds_what_differs(hub, repo_id, saved_bundle, folder):
     done = push(folder, repo_id)
     target = publish.Target(repo_id, None, HfApi(), False)
     here = expected(folder, repo_id, beside={})
