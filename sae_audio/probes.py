@@ -215,7 +215,7 @@ def fit_ridge(inputs: Tensor, targets: Tensor, *, l2: float = 1e-3) -> tuple[Ten
     mean, scale = inputs.mean(0), inputs.std(0, correction=0).clamp_min(1e-8)
     z = (inputs - mean) / scale
     gram = z.T @ z / len(z) + l2 * torch.eye(z.shape[1], dtype=z.dtype)
-    weight = torch.linalg.solve(gram, z.T @ (targets - targets.mean()) / len(z)) / scale
+    weight = torch.linalg.solve(gram, z.T @ targets / len(z)) / scale  # z has no mean, so the targets' does not matter
     return weight.float(), (targets.mean() - mean @ weight).float()
 
 

@@ -88,6 +88,21 @@ def test_contributions_sum_to_the_logit():
     assert torch.allclose(probe.contributions(x, 1).sum(-1) + probe.bias[1], probe.logits(x)[:, 1], atol=1e-5)
 
 
+@pytest.mark.parametrize("l2", [0.05, 0.5])
+def test_ridge_shrinks_as_scikit_learn_does(l2):
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    generator = torch.Generator().manual_seed(0)
+    x = 5 + torch.randn(200, 4, generator=generator) * torch.tensor([0.1, 1.0, 2.0, 30.0])
+    y = 40 + x @ torch.tensor([3.0, -1.0, 0.5, 0.02]) + torch.randn(200, generator=generator)
+    weight, bias = fit_ridge(x, y, l2=l2)
+    scaler = StandardScaler().fit(x.numpy())
+    theirs = Ridge(alpha=l2 * len(x)).fit(scaler.transform(x.numpy()), y.numpy())
+    expected = torch.from_numpy(theirs.predict(scaler.transform(x.numpy()))).float()
+    torch.testing.assert_close(x @ weight + bias, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_ridge_finds_a_linear_law():
     x, _ = problem()
     target = x @ torch.tensor([1.0, -2, 0, 0, 3, 0]) + 7
