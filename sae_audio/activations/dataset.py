@@ -221,7 +221,8 @@ def _rows(
         if limit is not None and len(sources) >= limit:
             break
     splits = _group_splits(group_column, groups[:limit], seed)
-    return [RowSource(*source, splits.get(group), max_minutes) for source, group in zip(sources[:limit], groups, strict=False)]
+    both = zip(sources[:limit], groups, strict=False)
+    return [RowSource(*source, split=splits.get(group), max_minutes=max_minutes) for source, group in both]
 
 
 def _listing(urls: list[str], column: str, group_column: str | None, at_once: int) -> Iterator[_Listed]:

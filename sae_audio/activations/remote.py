@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from sae_audio.activations.sources import Recording
-from sae_audio.audio import MAX_MINUTES, decode
+from sae_audio.activations.sources import Recording, StoredSource
+from sae_audio.audio import decode
 from sae_audio.errors import AudioError, HubError, one_line
 
 BUFFER = 16 * 2**20
@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class RowSource:
-    """One row of a parquet file on the Hub."""
+class RowSource(StoredSource):
+    """One row of a parquet file on the Hub.
 
-    name: str
-    """Split and number of the row in it, counted from 0 as the Hub's viewer does."""
-    version: str
-    """Hash of the file, and the row's number in it."""
+    It is named by its split and its number there, counted from 0 as the Hub's viewer does. Its version is the hash of the file
+    and its number in it.
+    """
+
     url: str
     """The file, ``hf://datasets/user/name@commit/path``."""
     group: int
@@ -34,10 +34,6 @@ class RowSource:
     """Row of that row group."""
     cells: Cells
     """The reader that all rows share."""
-    split: str | None = None
-    """``train``, ``validation``, ``test``, or None to go by the hash of the name."""
-    max_minutes: float = MAX_MINUTES
-    """Longer recordings are skipped, in minutes."""
 
     def load(self) -> Recording:
         """Fetch the cell and decode it; ``AudioError`` skips it, ``HubError`` ends the run."""
@@ -49,19 +45,11 @@ class RowSource:
 
 
 @dataclass(frozen=True)
-class FileSource:
-    """One sound file on the Hub."""
+class FileSource(StoredSource):
+    """One sound file on the Hub, named by its path in the repository; its version is its hash."""
 
-    name: str
-    """Path in the repository."""
-    version: str
-    """Hash of the file."""
     url: str
     """The file, ``hf://datasets/user/name@commit/path``."""
-    split: str | None = None
-    """``train``, ``validation``, ``test``, or None to go by the hash of the name."""
-    max_minutes: float = MAX_MINUTES
-    """Longer recordings are skipped, in minutes."""
 
     def load(self) -> Recording:
         """Fetch the file and decode it; ``AudioError`` skips it, ``HubError`` ends the run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -44,19 +44,22 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class AudioSource:
-    """A sound file; ``audio_sources`` finds them."""
+class StoredSource:
+    """What every recording has that is kept somewhere as sound; the fields are those of ``Source``."""
 
     name: str
-    """Path relative to the folder that was searched."""
+    version: str
+    split: str | None = field(default=None, kw_only=True)
+    max_minutes: float = field(default=MAX_MINUTES, kw_only=True)
+    """Longer recordings are skipped, in minutes."""
+
+
+@dataclass(frozen=True)
+class AudioSource(StoredSource):
+    """A sound file; ``audio_sources`` finds them, named by their path, of a version that is size and time of the last change."""
+
     path: Path
     """The file."""
-    version: str
-    """Size in bytes and time of the last change."""
-    split: str | None = None
-    """``train``, ``validation``, ``test``, or None to go by the hash of the name."""
-    max_minutes: float = MAX_MINUTES
-    """Longer files are skipped, in minutes."""
 
     def load(self) -> Recording:
         """Read the file."""
@@ -126,7 +129,7 @@ def _in_root(root: Path, prefixed: bool, max_minutes: float) -> list[AudioSource
     if not root.exists():
         raise DataError(f"'{root}' does not exist; give a folder of sound files or a sound file")
     if root.is_file():
-        return [AudioSource(root.name, root, _version(root), max_minutes=max_minutes)]
+        return [AudioSource(root.name, _version(root), root, max_minutes=max_minutes)]
     paths = [
         path
         for path in root.rglob("*")
@@ -136,7 +139,13 @@ def _in_root(root: Path, prefixed: bool, max_minutes: float) -> list[AudioSource
     tops = [path.relative_to(root).parts[0] for path in paths]
     by_folder = set(tops) == set(SPLITS)
     return [
-        AudioSource(prefix + path.relative_to(root).as_posix(), path, _version(path), top if by_folder else None, max_minutes)
+        AudioSource(
+            prefix + path.relative_to(root).as_posix(),
+            _version(path),
+            path,
+            split=top if by_folder else None,
+            max_minutes=max_minutes,
+        )
         for path, top in zip(paths, tops, strict=True)
     ]
 
