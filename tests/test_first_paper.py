@@ -2,16 +2,32 @@
 
 import json
 import re
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import paper_folders
 import pytest
 import soundfile
+import torch
+from tiny_bundle import tiny_bundle
+from tiny_models import BUILDERS
 
-from experiments import corpora
+from experiments import _log, control, corpora, decodability, emergence
+from experiments._data import announcement
 from experiments._layouts import CORPORA
+from sae_audio import Bundle
 from sae_audio.activations import audio_sources
 from sae_audio.cli import guarded
+from sae_audio.diffrhythm.dit import DiT, DiTConfig
+from sae_audio.latent_spaces import load_latent_space
+from sae_audio.sae import SAEConfig, build_sae
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import train
+
+ROOT = Path(__file__).parents[1]
 
 SECONDS = {"cocochorales": 8.0, "damp": 8.0, "singing": 8.0, "groove": 8.0, "guitarset": 8.0, "maestro": 16.0}
 """How much sound each stand-in has."""
@@ -207,3 +223,184 @@ def test_folders_named_after_the_splits_are_the_splits(tmp_path):
     assert both["music/test/d.wav"] == "test" and both["other/e.wav"] is None
     paper_folders.tone(tmp_path / "music" / "loose.wav", 60, 0.1)  # then they are folders like any other
     assert {source.split for source in audio_sources(tmp_path / "music")} == {None}
+
+
+# The figures ----------------------------------------------------------------------------------------------------------------
+
+SPACES = {"diffrhythm-vae": "mean", "encodec-24khz": "quantized", "wavtokenizer-75-medium-music": "quantized"}
+"""The paper's three, one row of the table of spaces each, and the tap that stands for its latents."""
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    """Return a folder of data/paper, put together from short stand-ins, and of a tiny model of each space."""
+    home = tmp_path_factory.mktemp("paper")
+    options = []
+    for name in ("groove", "maestro"):
+        options += [f"--{name}", paper_folders.WRITERS[name](home / "published" / name, seconds=1.0)]
+    put_together(*options, "--out", home / "data" / "paper")
+    (home / "models").mkdir()
+    return home
+
+
+@pytest.fixture
+def model(paper):
+    """Return a function that gives the folder of a tiny model, built when it is first asked for."""
+    return lambda name: paper / "models" / name if (paper / "models" / name).exists() else built(paper / "models" / name, name)
+
+
+def built(folder, name):
+    return BUILDERS[name](folder, name)
+
+
+@pytest.fixture
+def work(paper, tmp_path, monkeypatch):
+    """Work in a folder of one's own, with the shared data/paper."""
+    (tmp_path / "data").symlink_to(paper / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(experiment, *options, code=0):
+    assert guarded(lambda: experiment.main(experiment.parse([str(option) for option in options])), debug=True) == code
+
+
+def figure_3(name, source, *options):
+    """Draw the figure of one space, small, and return its rows."""
+    where = ("--space", name, "--tap", SPACES[name], "--source", source, "--audio", "data/paper")
+    sizes = ("--widths", "2", "4", "--l1", "0.05", "--seeds", "1", "--steps", "3", "--device", "cpu")
+    run(decodability, "--mode", "paper", *where, *sizes, "--out", "out", *options)
+    return json.loads(Path("out/decodability.json").read_text())
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_figure_3_in_every_space(name, work, model, capsys):
+    rows = figure_3(name, model(name), "--widths", 2)
+    said = capsys.readouterr().out
+    d_in = int(re.findall(r"^(\d+) features", said, re.MULTILINE)[0]) // 2
+    assert d_in == load_latent_space(name, source=model(name)).spec.d_in
+    acts = [row for row in rows if row["reader"] == "acts"]
+    properties = {row["property"] for row in rows}
+    assert {"loudness", "brightness"} <= properties <= {"pitch", "loudness", "brightness"}
+    settings = [(row["config"]["d_sae"], row["config"]["l1_coefficient"]) for row in acts if row["property"] == "loudness"]
+    assert settings == [(2 * d_in, 0.05)]
+    for row in acts:
+        assert row["config"]["variant"] == "relu_rmsnorm" and row["config"]["l1_on"] == "pre"
+        assert row["sparsity"] == pytest.approx(1 - row["l0"] / row["config"]["d_sae"]) and 0 < row["sparsity"] < 1
+        assert 0 <= row["accuracy"] <= row["within_one"] <= 1
+    baselines = [(row["property"], row["reader"]) for row in rows if row["reader"] != "acts"]
+    assert sorted(baselines) == sorted((prop, reader) for prop in properties for reader in ("latents", "random", "untrained"))
+    assert "GB in runs/experiments/latents-" in said and " x real time" in said
+    assert "sparsity" in Path("out/decodability.md").read_text() and Path("out/decodability.png").stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def trained(paper):
+    """Return the bundle of a tiny EnCodec, trained as the README does but smaller; its latents are in BUNDLE.work/latents."""
+    out, small = paper / "runs" / "encodec", "--steps 5 --d-sae 32 --k 4 --control-clips 1 --batch-size 256 --stability-seeds 0"
+    where = ["--space", "encodec-24khz", "--tap", "quantized", "--audio", str(paper / "data" / "paper"), "--device", "cpu"]
+    source = ["--source", str(built(paper / "models" / "encodec-24khz", "encodec-24khz"))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sae_audio.recipe.bundle_figures", lambda bundle: {})  # drawn in tests/test_cli.py
+        argv = [*where, *source, "--out", str(out), *small.split()]
+        assert guarded(lambda: train.main(train.parse(argv)), debug=True) == 0
+    return out
+
+
+def test_the_latents_that_train_extracted_serve_figure_3_which_goes_on_where_it_was_stopped(work, trained, model, capsys):
+    latents = Path(f"{trained}.work/latents")
+    recordings = json.loads((latents / "index.json").read_text())["recordings"]
+    assert {entry["split"] for entry in recordings} == {"train", "validation", "test"}
+    assert all(entry["name"].startswith(f"{entry['split']}/") for entry in recordings)
+    before = {path.name: path.stat().st_mtime_ns for path in latents.glob("*.safetensors")}
+    whole = figure_3("encodec-24khz", model("encodec-24khz"), "--latents", latents)
+    (log,) = Path("runs/experiments").glob("decodability-*.jsonl")
+    first, second = log.read_text().splitlines()
+    marked = json.loads(first)
+    marked["rows"][0]["accuracy"] = 0.4321  # only what is read back from the log has it
+    log.write_text(json.dumps(marked) + "\n" + second[: len(second) // 2])
+    again = figure_3("encodec-24khz", model("encodec-24khz"), "--latents", latents)
+    assert again[0]["accuracy"] == 0.4321 and again[1:] == whole[1:]
+    assert json.loads(log.read_text().splitlines()[1]) == json.loads(second)
+    assert {path.name: path.stat().st_mtime_ns for path in latents.glob("*.safetensors")} == before
+    assert capsys.readouterr().out.count(f"the latents of {len(recordings)} recordings are in {latents}") == 2
+
+
+def test_figure_2_in_another_space_has_the_rows_that_it_has_in_the_codec_of_the_readme(work, trained):
+    where = ("--bundle", trained, "--audio", "data/paper", "--latents", f"{trained}.work/latents", "--device", "cpu")
+    run(control, *where, "--clips", 1, "--out", "out")
+    found = json.loads(Path("out/control.json").read_text())
+    stored = json.loads((ROOT / "experiments" / "results" / "control.json").read_text())
+    moved = [name for name in ("pitch", "loudness", "brightness") if name in Bundle.from_pretrained(trained).controls]
+    assert {row["control"] for row in found["trials"]} == {row["control"] for row in stored["trials"] if row["property"] in moved}
+    assert [(row["property"], row["alpha"]) for row in found["paper"]] == [(n, a) for n in moved for a in (0, 1, 10, 20, 30)]
+    assert all(len(row["change"]) == 3 and row["distance"] >= 0 for row in found["paper"])
+    assert Path("out/control.png").stat().st_size > 10_000
+
+
+def test_figure_4_with_a_diffrhythm_checkpoint(work, model):
+    """The checkpoint, the autoencoder, its bundle and MusicCaps are tiny; the files are laid out as the public ones are."""
+    spec = load_latent_space("diffrhythm-vae", source=model("diffrhythm-vae")).spec
+    tiny, sizes = tiny_bundle(), {"acts": 16, "latents": spec.d_in}
+    torch.manual_seed(0)
+    probes = {key: replace(probe, weight=torch.randn(sizes[probe.on], len(probe.bias))) for key, probe in tiny.probes.items()}
+    sae = build_sae(SAEConfig("topk", spec.d_in, 16, k=3))
+    replace(tiny, spec=spec, sae=sae, probes=probes, controls={}).save("bundle")
+    config = DiTConfig(dim=64, depth=2, heads=32, text_dim=16, conv_layers=1, time_dim=16, mel_dim=spec.d_in)
+    tensors = {f"transformer.{key}": value.half() for key, value in DiT(config).state_dict().items()}
+    Path("DiffRhythm-1_2").mkdir()
+    torch.save({"model_state_dict": tensors}, "DiffRhythm-1_2/cfm_model.pt")
+    for i in range(3):
+        np.save(f"style{i}.npy", np.eye(512, dtype=np.float32)[i])
+    Path("musiccaps.csv").write_text("ytid,caption\na,style0.npy\nb,style1.npy\n")
+    for name, seconds in (("a/short", 0.2), ("b/long", 0.6)):
+        paper_folders.tone(Path("real") / f"{name}.wav", 60, seconds)
+        np.save(f"real/{name}.npy", np.eye(512, dtype=np.float32)[2])
+    where = ("--model", "DiffRhythm-1_2", "--bundle", "bundle", "--null-style", "style2.npy", "--real", "real", "--out", "out")
+    run(emergence, *where, "--prompts-file", "musiccaps.csv", "--seconds", 0.4, "--seeds", 1, "--steps", 5)
+    entry = json.loads(Path("out/emergence.json").read_text())["found"]["style only"]["loudness"]
+    assert len(entry["acts/x_t"]["agreement"]["mean"]) == 5
+    assert entry["acts/x_t"]["agreement"]["n_songs"] == 2
+    assert entry["acts/x_t control"]["agreement"]["n_songs"] == 1  # the other sound is too short
+
+
+@pytest.mark.parametrize(
+    ("experiment", "options", "said"),
+    [
+        (decodability, ("--space", "encodec-24khz"), "--audio is missing: 'encodec-24khz' needs recordings"),
+        (decodability, ("--device", "cuda:99"), "--device 'cuda:99' is not available here"),
+        (decodability, ("--audio", "nowhere"), "does not exist"),
+        (control, ("--bundle", "nowhere"), "nowhere"),
+        (emergence, ("--bundle", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_cannot_run_is_one_line(experiment, options, said, work, capsys):
+    run(experiment, *options, code=2)
+    err = capsys.readouterr().err
+    assert said in err and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_what_there_is_to_do_is_said_first(tmp_path):
+    for i in range(3):
+        paper_folders.tone(tmp_path / "music" / f"{i}.wav", 60, 2.4)
+    (tmp_path / "music" / "broken.wav").write_bytes(b"no sound")
+    space = load_latent_space("encodec-24khz", source=BUILDERS["encodec-24khz"](tmp_path / "model", "encodec-24khz"))
+    said = announcement(space, audio_sources(tmp_path / "music"), tmp_path / "latents", "yin")
+    rate, d_in = space.spec.frame_rate, space.spec.d_in
+    assert said.startswith(f"0.002 h in 4 recordings: {7.2 * rate:,.0f} frames of 'encodec-24khz', encoder, ")
+    assert f", {7.2 * rate * (d_in + 3) * 4 / 1e9:.3g} GB in " in said and "; about 1 min at " in said
+
+
+def test_finished_jobs_are_not_done_again(tmp_path):
+    log, done = tmp_path / "a" / "log.jsonl", []
+
+    def measure(job):
+        done.append(job["name"])
+        return [job | {"length": len(job["name"])}]
+
+    jobs = [{"name": "one"}, {"name": "three"}]
+    rows = [{"name": "one", "length": 3}, {"name": "three", "length": 5}]
+    assert list(_log.rows_of(jobs[:1], measure, log)) == rows[:1] and list(_log.rows_of(jobs, measure, log)) == rows
+    log.write_text(log.read_text()[:-5])
+    assert list(_log.rows_of(jobs, measure, log)) == rows
+    assert done == ["one", "three", "three"] and [entry["rows"] for entry in _log.finished(log)] == [rows[:1], rows[1:]]
