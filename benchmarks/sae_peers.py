@@ -2,9 +2,10 @@
 
     python benchmarks/sae_peers.py NAME '{"d_in": 64, "d_sae": 2048, ...}'
 
-It reads a number of steps per line from stdin, trains that many and answers with one JSON line {"seconds": ...}; on "fvu" it
-answers with the fvu of held-out frames and the share of features that never fire on them. Every implementation gets the same
-frames, k, batch and learning rate, trains with Adam without schedule, and is driven by the training step that it publishes.
+It reads a number of steps per line from stdin, trains that many and answers with one JSON line {"seconds", "processor"}: the
+wall's time and that of all cores. On "fvu" it answers with the fvu of held-out frames and the share of features that never fire
+on them. Every implementation gets the same frames, k, batch and learning rate, trains with Adam without schedule, and is driven
+by the training step that it publishes.
 """
 
 from __future__ import annotations
@@ -180,11 +181,11 @@ def main() -> None:
         if line.strip() == "fvu":
             reply = quality(peer, held_out)
         else:
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             for _ in range(int(line)):
                 peer.step(batches[done % len(batches)])
                 done += 1
-            reply = {"seconds": time.perf_counter() - began}
+            reply = {"seconds": time.perf_counter() - began, "processor": time.process_time() - busy}
         print(json.dumps(reply), file=answers, flush=True)
 
 

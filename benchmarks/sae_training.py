@@ -7,7 +7,8 @@
 
 Each implementation has a process and an environment of its own (it sees this interpreter's torch through a .pth file), because
 one library's imports change how another runs. Processes take turns, round by round, in an order that is reversed each round; the
-ratio is taken within a round, so that load hits all alike. FVU is on held-out frames after equal steps. Cases:
+ratio is taken within a round, so that load hits all alike; by processor time (of all cores) it hardly depends on load. FVU is on
+held-out frames after equal steps. Cases:
 
     64/2048, 128/8192                 default allocator
     .../keep                          MALLOC_MMAP_MAX_=0: glibc keeps large blocks, which spares dense loops their page faults
@@ -141,16 +142,20 @@ class Worker:
 
 
 def run_case(name: str, pythons: dict[str, str], arguments: argparse.Namespace) -> dict:
-    """Return, per implementation, seconds per step of every round, and its fvu, l0 and idle features at the end."""
+    """Return, per implementation, seconds and processor time per step of every round, and its fvu, l0 and idle features."""
     case = case_settings(name, arguments.threads)
     workers = [Worker(peer, python, case, KEEP_BLOCKS if name.endswith("/keep") else {}) for peer, python in pythons.items()]
-    seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
+    rounds: dict[str, list[dict]] = {worker.name: [] for worker in workers}
     for worker in workers:
         worker.ask(2)
     for number in range(arguments.rounds):
         for worker in workers if number % 2 == 0 else workers[::-1]:
-            seconds[worker.name].append(worker.ask(arguments.steps)["seconds"] / arguments.steps)
-    result = {worker.name: {"seconds": seconds[worker.name]} | worker.ask("fvu") for worker in workers}
+            rounds[worker.name].append(worker.ask(arguments.steps))
+    times = {
+        name: {kind: [answer[kind] / arguments.steps for answer in answers] for kind in ("seconds", "processor")}
+        for name, answers in rounds.items()
+    }
+    result = {worker.name: times[worker.name] | worker.ask("fvu") for worker in workers}
     for worker in workers:
         worker.stop()
     return result
@@ -160,18 +165,22 @@ def print_case(name: str, result: dict) -> None:
     """Print a Markdown table, and ours against the fastest peer: the median over rounds of the ratio within a round."""
     rounds = len(result[OURS]["seconds"])
     print(f"\n### {name}: k 32, batch 4096, {rounds} rounds\n")
-    print("| | best ms/step | median ms/step | activations/s | ours is × faster | fvu | l0 | idle features |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    print("| | best ms/step | median ms/step | best core-ms/step | activations/s | ours is × faster | fvu | l0 | idle features |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     for peer, row in sorted(result.items(), key=lambda item: min(item[1]["seconds"])):
-        ratio = statistics.median(theirs / ours for theirs, ours in zip(row["seconds"], result[OURS]["seconds"], strict=True))
-        best, middle = min(row["seconds"]), statistics.median(row["seconds"])
-        speed = f"| {peer} | {best * 1e3:.1f} | {middle * 1e3:.1f} | {4096 / best:,.0f} | {ratio:.2f}"
-        print(f"{speed} | {row['fvu']:.3f} | {row['l0']:.1f} | {row['idle']:.1%} |", flush=True)
-    peers = [row["seconds"] for peer, row in result.items() if peer != OURS]
-    if peers:
-        fastest = [min(times) for times in zip(*peers, strict=True)]
-        ratio = statistics.median(f / o for f, o in zip(fastest, result[OURS]["seconds"], strict=True))
-        print(f"\nours is {ratio:.2f} × the fastest peer of each round (median)", flush=True)
+        best, middle, busy = min(row["seconds"]), statistics.median(row["seconds"]), min(row["processor"])
+        speed = f"| {peer} | {best * 1e3:.1f} | {middle * 1e3:.1f} | {busy * 1e3:.1f} | {4096 / best:,.0f}"
+        ratio = times_faster(result, [row], "seconds")
+        print(f"{speed} | {ratio:.2f} | {row['fvu']:.3f} | {row['l0']:.1f} | {row['idle']:.1%} |", flush=True)
+    if peers := [row for peer, row in result.items() if peer != OURS]:
+        wall, busy = (times_faster(result, peers, kind) for kind in ("seconds", "processor"))
+        print(f"\nours is {wall:.2f} × the fastest peer of each round (median), {busy:.2f} × by processor time", flush=True)
+
+
+def times_faster(result: dict, rows: list[dict], kind: str) -> float:
+    """Return the median over rounds of the fastest row's time over ours, in the same round."""
+    fastest = [min(times) for times in zip(*(row[kind] for row in rows), strict=True)]
+    return statistics.median(theirs / ours for theirs, ours in zip(fastest, result[OURS][kind], strict=True))
 
 
 if __name__ == "__main__":

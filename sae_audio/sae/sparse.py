@@ -1,9 +1,9 @@
 """One training step of a k-sparse SAE that never builds the dense activations.
 
-The encoder product is dense (an exact top-k must see every pre-activation), in chunks of rows that share one buffer. All
+The encoder product is dense (an exact top-k must see every pre-activation), in chunks of rows that fit a cache. All
 that follows costs k per frame instead of d_sae: decode and both weight gradients are sparse-dense products, and the gradient
 of the activations is sampled at the kept entries only. Work per frame: 2·d_in·d_sae + 8·d_in·k, against 12·d_in·d_sae of
-dense autograd. Every call exists on CPU and CUDA.
+dense autograd. Every call exists on CPU and CUDA; on a CPU the selection of large batches is compiled (``compiled.py``).
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from functools import cache
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-ROWS = 512
-"""Frames per encoder product: their pre-activations should stay in the processor's cache until they have been selected from."""
+CHUNK = 2**20
+"""Pre-activations per encoder product, about: they should stay in the processor's cache until they have been selected from."""
+LARGE = 2**20
+"""Pre-activations of a batch from which on compiling the selection pays off within some hundred steps."""
 
 
 class Entries(NamedTuple):
@@ -49,12 +53,30 @@ def csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -
         return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
 
 
+def on_cpu(x: Tensor) -> bool:
+    """Return whether a tensor is what the CPU's own code paths take: float32 in main memory."""
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def pre_acts(x_c: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
+    """Return ``x_c W_enc + b_enc``, without autograd."""
+    if on_cpu(x_c) and torch.backends.mkldnn.is_available():
+        # PyTorch's own matrix product goes to MKL, which on AMD processors uses half of their vector width; oneDNN uses all
+        # of it and adds the bias on the way. torch.compile calls it by this name.
+        return torch.ops.mkldnn._linear_pointwise(x_c, W_enc.T, b_enc, "none", [], "")
+    return torch.addmm(b_enc, x_c, W_enc)
+
+
+def chunk_starts(n: int, d_sae: int) -> range:
+    """Return the first rows of the chunks in which ``n`` frames are encoded; the step is a chunk's size."""
+    return range(0, n, min(512, max(64, CHUNK // d_sae)))
+
+
 def pre_act_chunks(x_c: Tensor, W_enc: Tensor, b_enc: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first row, pre-activations [rows, d_sae]) for ``x_c [N, d_in]``; each buffer is overwritten by the next."""
-    buffer = x_c.new_empty(min(ROWS, len(x_c)), W_enc.shape[1])
-    for start in range(0, len(x_c), ROWS):
-        rows = x_c[start : start + ROWS]
-        yield start, torch.addmm(b_enc, rows, W_enc, out=buffer[: len(rows)])
+    """Yield (first row, pre-activations [rows, d_sae]) for ``x_c [N, d_in]``."""
+    starts = chunk_starts(len(x_c), W_enc.shape[1])
+    for start in starts:
+        yield start, pre_acts(x_c[start : start + starts.step], W_enc, b_enc)
 
 
 def top_k(z: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -90,12 +112,55 @@ def top_k(z: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, indices
 
 
-def encode_top_k(x_c: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the ReLU of the k largest pre-activations of each row of ``x_c [N, d_in]`` and their columns, ``[N, k]`` each."""
+@cache
+def compiled() -> ModuleType | None:
+    """Return the compiled selection, or None where Numba is not installed; the first call takes half a second."""
+    try:
+        from sae_audio.sae import compiled as module
+    except ImportError:
+        return None
+    return module
+
+
+def encode_top_k(x_c: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, *, many: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the ReLU of the k largest pre-activations of each row and their columns, without autograd.
+
+    Parameters
+    ----------
+    x_c : Tensor [N, d_in]
+        Encoder inputs.
+    W_enc, b_enc : Tensor [d_in, d_sae], [d_sae]
+        The encoder.
+    k : int
+        Entries per row.
+    many : bool
+        There will be many such calls, so that a large one may compile the selection first. Where that is possible (on a CPU,
+        with Numba), the entries are the same; which of equal values are kept may differ.
+
+    Returns
+    -------
+    values [N, k], indices [N, k] : Tensor
+        Not sorted.
+    """
     values = x_c.new_empty(len(x_c), k)
     indices = torch.empty(len(x_c), k, dtype=torch.int64, device=x_c.device)
-    for start, z in pre_act_chunks(x_c, W_enc, b_enc):
-        values[start : start + len(z)], indices[start : start + len(z)] = top_k(z, k)
+    starts = chunk_starts(len(x_c), len(b_enc))
+    fast = compiled() if many and on_cpu(x_c) and len(x_c) * len(b_enc) >= LARGE else None
+
+    def encode(start: int) -> None:
+        rows = slice(start, start + starts.step)
+        with torch.no_grad():  # each thread has a setting of its own
+            z = pre_acts(x_c[rows], W_enc, b_enc)
+            if fast:
+                fast.top_k_into(z, k, values[rows], indices[rows])
+            else:
+                values[rows], indices[rows] = top_k(z, k)
+
+    if fast:
+        fast.on_all_cores(encode, starts)
+    else:
+        for start in starts:
+            encode(start)
     return values.relu_(), indices
 
 

@@ -50,9 +50,9 @@ def block_gradients(entries: Entries, g: Tensor, W_dec: Tensor, x_c: Tensor) -> 
     d_values = d_values * (entries.values > 0)
     # One stable sort transposes the pattern for both products; it keeps the order of rows, so sums are reproducible.
     columns, order = entries.columns.sort(stable=True)
-    rows = entries.rows[order]
-    d_dec = csr(columns, rows, entries.values[order], (width, n)) @ g
-    d_acts = csr(columns, rows, d_values[order], (width, n))
+    rows, values, d_values = (x.index_select(0, order) for x in (entries.rows, entries.values, d_values))
+    d_dec = csr(columns, rows, values, (width, n)) @ g
+    d_acts = csr(columns, rows, d_values, (width, n))
     return d_dec, d_acts @ x_c, d_acts @ g.new_ones(n)
 
 

@@ -36,7 +36,7 @@ class TopKSAE(SAE):
     def backward(self, x: Tensor, dead: Tensor, sparsity: float = 1.0) -> BatchResult:
         """As every SAE's, by the sparse step; there is no penalty for ``sparsity`` to scale."""
         x_c = self.standardise(x) - self.b_dec
-        values, indices = encode_top_k(x_c, self.W_enc, self.b_enc, self.config.k)
+        values, indices = encode_top_k(x_c, self.W_enc, self.b_enc, self.config.k, many=True)
         rows = torch.arange(len(x), dtype=torch.int32, device=x.device).repeat_interleave(self.config.k)
         entries = Entries(rows, indices.view(-1).int(), values.view(-1))
         return sparse_backward(self, x_c, entries, (self.config.d_sae,), dead)
