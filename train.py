@@ -145,7 +145,7 @@ def check(options: argparse.Namespace) -> None:
     if options.stability_seeds < 0:
         raise ParameterError(f"--stability-seeds is {options.stability_seeds}; it must be 0 or more")
     try:
-        torch.empty(0, device=options.device)
+        torch.zeros(1, device=options.device).cpu()
     except (RuntimeError, AssertionError):
         raise ParameterError(f"--device '{options.device}' is not available here; use cpu") from None
     check_replaceable(options.out)

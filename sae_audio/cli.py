@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from os.path import expanduser
 from pathlib import Path
@@ -21,10 +21,11 @@ from sae_audio.cli_dataset import add_dataset_options, dataset_of
 from sae_audio.cli_generate import add_commands
 from sae_audio.cli_hub import add_hub_commands
 from sae_audio.cli_output import write_json
-from sae_audio.errors import OutputError, ParameterError, SaeAudioError
-from sae_audio.files import write_bytes
+from sae_audio.errors import ParameterError, SaeAudioError
+from sae_audio.files import check_target, write_bytes
 
 if TYPE_CHECKING:
+    from sae_audio.activations import Source
     from sae_audio.bundle import Bundle
     from sae_audio.latent_spaces import LatentSpace
 
@@ -44,11 +45,13 @@ def guarded(run: Callable[[], None], debug: bool) -> int:
     """Run a command and turn what it raises into an exit code and one line on stderr."""
     if not sys.stderr.isatty():  # nobody watches a bar in a log; read when the client is first imported
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
     try:
         run()
     except SaeAudioError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -56,13 +59,23 @@ def guarded(run: Callable[[], None], debug: bool) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:  # a path that the system refuses to look at, a disk that is full
+        if debug:
+            traceback.print_exc()
+        where = "" if error.filename is None else f"'{error.filename}': "
+        _say(f"error: {where}{error.strerror or error}; check the path, its permissions and the space left")
+        return 2
     except Exception as error:
         if debug:
             traceback.print_exc()
-        said = " ".join(str(error).split())
-        print(f"internal error: {type(error).__name__}: {said} (run again with --debug and report it)", file=sys.stderr)
+        _say(f"internal error: {type(error).__name__}: {error} (run again with --debug and report it)")
         return 1
     return 0
+
+
+def _say(line: str) -> None:
+    """Print one line on stderr, whatever the names in it hold."""
+    print(" ".join(line.splitlines()), file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,19 +90,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Refuse a missing folder before the work, not after it."""
+    """Refuse what cannot be written before the work, not after it."""
     for name in ("json", "plot", "probes", "output"):
         target = getattr(arguments, name, None)
-        if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
-            raise OutputError(f"'{target}' cannot be written: its folder does not exist; make it, or choose another")
+        if target is not None and not (name == "json" and target == "-"):
+            check_target(target)
 
 
 def _parser() -> Parser:
     parser = Parser(prog="sae-audio", description="Look into the latent space of an audio model, and steer it.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
-    model = argparse.ArgumentParser(add_help=False, parents=[common])
+    model = Parser(add_help=False, parents=[common])
     model.add_argument("--source", help="folder, file or Hub id of the model's checkpoint (default: where the bundle says)")
     model.add_argument(
         "--source-revision", metavar="R", help="branch, tag or commit of the model on the Hub (default: the bundle's)"
@@ -99,7 +112,7 @@ def _parser() -> Parser:
     model.add_argument(
         "--trust-remote-code", action="store_true", help="run the Python code that comes with a checkpoint such as MERT's"
     )
-    bundled = argparse.ArgumentParser(add_help=False, parents=[model])
+    bundled = Parser(add_help=False, parents=[model])
     bundled.add_argument(
         "--bundle", default=str(DEFAULT_BUNDLE), help="folder or Hub id of a bundle (default: the shipped étude)"
     )
@@ -149,9 +162,10 @@ def _parser() -> Parser:
     spaces.set_defaults(run=_spaces)
 
     convert = commands.add_parser("convert", parents=[common], help="write an Oobleck VAE of any layout as a diffusers folder")
-    path = {"type": expanduser}
-    convert.add_argument("source", **path, metavar="SOURCE", help="vae_model.pt, model.safetensors, model.ckpt, or its folder")
-    convert.add_argument("output", **path, metavar="OUT", help="folder for config.json and the weights as safetensors")
+    convert.add_argument(
+        "source", type=expanduser, metavar="SOURCE", help="vae_model.pt, model.safetensors, model.ckpt, or its folder"
+    )
+    convert.add_argument("output", type=expanduser, metavar="OUT", help="folder for config.json and the weights as safetensors")
     convert.add_argument("--space", choices=("stable-audio-vae", "diffrhythm-vae"), required=True, help="what the VAE is")
     convert.set_defaults(run=_convert)
 
@@ -217,8 +231,8 @@ def _steer(arguments: argparse.Namespace) -> None:
         from sae_audio.descriptors import Descriptors
         from sae_audio.plots import before_after, png
 
-        first = (Descriptors(*(column[0] for column in side)) for side in (steered.before, steered.after))
-        write_bytes(arguments.plot, png(before_after(*first, bundle.spec.frame_rate)))
+        before, after = (Descriptors(*(column[0] for column in side)) for side in (steered.before, steered.after))
+        write_bytes(arguments.plot, png(before_after(before, after, bundle.spec.frame_rate)))
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -232,6 +246,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     dataset = dataset_of(arguments, max_minutes=MAX_MINUTES)
     bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
     space = _space_of(bundle, arguments)
+    sources: Iterable[Source]
     if dataset is not None:
         sources = dataset.sources
     elif arguments.audio:

@@ -27,8 +27,9 @@ def write_bytes(path: str | os.PathLike, content: bytes | memoryview, *, alone: 
     Raises
     ------
     OutputError
-        The folder does not exist, cannot be written to, or is full; the file is as it was and nothing is left beside it.
+        ``check_target`` refuses it, or the folder cannot be written to or is full; nothing is left beside the file then.
     """
+    check_target(path)
     path = Path(path)
     # Without the name of the file where that is somebody else's choice: together they could be longer than names may be.
     temporary = path.with_name(f".{path.name if alone else uuid.uuid4().hex[:8]}.partial")
@@ -38,6 +39,18 @@ def write_bytes(path: str | os.PathLike, content: bytes | memoryview, *, alone: 
             os.replace(temporary, path)
     finally:
         _discard(temporary)
+
+
+def check_target(path: str | os.PathLike) -> None:
+    """Raise ``OutputError`` unless a file can take this place: its folder is there, and nothing but a file would be replaced."""
+    with refusals_told(path):
+        target = Path(path)
+        if not target.name:
+            raise OutputError(f"'{path}' is not the name of a file; give one, such as out.json")
+        if not target.absolute().parent.is_dir():
+            raise OutputError(f"'{path}' cannot be written: its folder does not exist; make it, or choose another")
+        if target.exists() and not target.is_file():
+            raise OutputError(f"'{path}' cannot be written: it is a folder, a device or a pipe; choose another name")
 
 
 def make_folder(folder: str | os.PathLike) -> None:
@@ -68,8 +81,9 @@ def refusals_told(path: str | os.PathLike) -> Iterator[None]:
     """Turn what the system refuses while ``path`` is written into an ``OutputError``."""
     try:
         yield
-    except OSError as error:
-        raise OutputError(f"'{path}' cannot be written ({error.strerror}); choose a writable folder with enough space") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"'{path}' cannot be written ({reason}); choose a writable folder with enough space") from None
 
 
 def _discard(path: Path) -> None:

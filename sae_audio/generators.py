@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,25 +83,25 @@ def load_model(
         The release is unknown or asked of another kind of model, or the device lacks the precision.
     """
     check_precision(dtype, device)
-    model = _load(source, revision, device, {"release": release, "attention": attention})
+    model = _load(source, revision, device, release, attention)
     model.generator.dit.to(DTYPES[dtype])
     return model
 
 
-def _load(source: str | Path, revision: str | None, device: str, variant: dict[str, str | None]) -> Model:
+def _load(source: str | Path, revision: str | None, device: str, release: str | None, attention: str | None) -> Model:
     name = str(source)
-    path = CHECKPOINTS / ETUDE_FLOW if name == ETUDE_FLOW else Path(name).expanduser()
+    path = CHECKPOINTS / ETUDE_FLOW if name == ETUDE_FLOW else Path(expanduser(name))
     if not path.exists() and HUB_ID.fullmatch(name):
         path = _download(name, revision)
     elif revision is not None:
         raise LatentSpaceError(f"revision '{revision}' was asked of {name}; only Hub repositories have revisions")
     if path.is_file() or (path / WEIGHTS[0]).is_file():
-        return Model(load_diffrhythm(path, device=device, **variant), "diffrhythm-vae", name, path)
+        return Model(load_diffrhythm(path, release=release, attention=attention, device=device), "diffrhythm-vae", name, path)
     if not (path / WEIGHTS[1]).is_file():
         raise LatentSpaceError(
             f"there is no generator at {path}: it holds neither {' nor '.join(WEIGHTS)}; give its folder or Hub id"
         )
-    if named := next((value for value in variant.values() if value is not None), None):
+    if named := release or attention:
         raise ParameterError(f"'{named}' was asked of {name}, which is no DiffRhythm checkpoint; leave it out")
     return Model(load_generator(path, device=device), "etude-codec", name, path)
 

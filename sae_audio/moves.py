@@ -48,7 +48,7 @@ def asked_moves(bundle: Bundle, moves: Mapping[str, Target], features: Mapping[i
     """
     if unknown := sorted(moves.keys() - set(AXES)):
         raise ParameterError(f"cannot steer {', '.join(unknown)}; known are {', '.join(AXES)}")
-    found = [_axis_move(bundle, name, moves[name]) for name in AXES[1:] if name in moves]
+    found = [_axis_move(bundle, name, amount(moves, name)) for name in AXES[1:] if name in moves]
     found += [_feature_move(bundle, feature, strength) for feature, strength in features.items()]
     return [*found, _pitch_move(bundle, moves["pitch"], notes)] if "pitch" in moves else found
 
@@ -138,15 +138,22 @@ def span_mask(n_frames: int, frame_rate: float, start: float = 0.0, stop: float 
     return mask
 
 
+def amount(moves: Mapping[str, Target], name: str) -> float:
+    """Return the dB or octaves that are asked for, 0 where nothing is; ``ParameterError`` for what is no finite number."""
+    asked = moves.get(name, 0.0)
+    value = _number(asked)
+    if value is None or not math.isfinite(value):
+        raise ParameterError(f"the amount for {name} is '{asked}'; give a finite number of {UNITS[name]}, such as -0.5")
+    return value
+
+
 def is_move(target: Target) -> bool:
     """Whether a target asks for anything: 0 semitones, dB or octaves do not."""
     return _number(target) != 0
 
 
-def _axis_move(bundle: Bundle, name: str, amount: Target) -> Move:
-    vector, value = control_of(bundle, name), _number(amount)
-    if value is None or not math.isfinite(value):
-        raise ParameterError(f"the amount for {name} is '{amount}'; give a finite number of {UNITS[name]}, such as -0.5")
+def _axis_move(bundle: Bundle, name: str, value: float) -> Move:
+    vector = control_of(bundle, name)
     return vector, axis_change(vector, vector.strength_for(value))
 
 
@@ -171,7 +178,7 @@ def _pitch_target(bundle: Bundle, target: Target) -> tuple[int | None, int, floa
     semitones = _number(pitch)
     if semitones is None:
         return bundle.properties["pitch"].class_index(str(pitch)), 0, strength
-    if not math.isfinite(semitones) or abs(semitones - round(semitones)) > 1e-6:
+    if not abs(semitones) < 1000 or abs(semitones - round(semitones)) > 1e-6:
         raise ParameterError(f"pitch '{pitch}' is neither a note (C5, F#3) nor a whole number of semitones (+3, -5)")
     return None, round(semitones), strength
 

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from os.path import expanduser
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ def load_diffrhythm(
     ParameterError
         Unknown release or attention.
     """
-    path = Path(path).expanduser()
+    path = Path(expanduser(path))
     file = path / "cfm_model.pt" if path.is_dir() else path
     tensors = _read_cfm(file)
     found = infer_config(tensors, file)
@@ -169,7 +170,7 @@ def load_generator(folder: str | Path, *, device: str | torch.device = "cpu") ->
     LatentSpaceError
         A file is missing or damaged, or a tensor is missing, unexpected or of the wrong shape; the message names it.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(expanduser(folder))
     config, styles, guidance = _read_config(folder / "config.json")
     with torch.device("meta"):
         model = Generator(DiT(config), styles, guidance)

@@ -14,6 +14,7 @@ import json
 import re
 import unicodedata
 from functools import cache
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def tokens(text: str, vocabulary: dict[str, int]) -> list[int]:
 def _table(checkpoint: str | Path | None) -> Path:
     if checkpoint is None:
         return TABLE
-    path = Path(checkpoint).expanduser()
+    path = Path(expanduser(checkpoint))
     beside = (path if path.is_dir() else path.parent) / "vocab.json"
     return beside if beside.is_file() else TABLE
 

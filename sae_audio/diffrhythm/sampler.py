@@ -24,6 +24,8 @@ NO_GUIDANCE = 1e-5
 """Guidance weaker than this is skipped, and with it half of the work."""
 NORM_TOLERANCE = 0.01
 """How far the norm of a style vector may be from 1."""
+MOST_STEPS = 10_000
+"""Points in time that can be asked for, so that a slip of the finger is not a day's work."""
 
 
 class VelocityModel(Protocol):
@@ -31,22 +33,27 @@ class VelocityModel(Protocol):
 
     mel_dim: int
     guidance: float
-    null_style: Tensor | None
+
+    @property
+    def null_style(self) -> Tensor | None:
+        """Unit vectors of the null branch; None where the caller has to bring them."""
 
     def noise(self, frames: int, generator: torch.Generator | None) -> Tensor:
         """Return a start ``[frames, mel_dim]``."""
 
-    def context(self, known: Tensor, mask: Tensor, text: Tensor, style: Tensor, start: Tensor, duration: Tensor) -> Context:
+    def context(
+        self, known: Tensor, mask: Tensor, text: Tensor, style: Tensor, start: Tensor, duration: Tensor | None
+    ) -> Context:
         """Embed the conditions of a batch; ``known [B, T, mel_dim]`` counts where ``mask [B, T]`` is true."""
 
-    def __call__(self, x: Tensor, t: Tensor, context: Context) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, context: Context, /) -> Tensor:
         """Return the velocity ``[B, T, mel_dim]`` at ``x [B, T, mel_dim]``, ``t [B]``."""
 
 
 class Step(NamedTuple):
     """One point on the way, before the update that leaves it. All tensors are ``[B, T, mel_dim]``."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     """0 to steps − 2."""
     t: float
     """Flow time, from 0 (noise) towards 1 (latents)."""
@@ -78,15 +85,17 @@ def time_grid(steps: int, sway: float | None = None) -> Tensor:
     Raises
     ------
     ParameterError
-        Fewer than 2 points, or a sway that makes time run backwards.
+        Fewer than 2 points or too many, or a sway that makes time run backwards.
 
     Examples
     --------
     >>> time_grid(5)
     tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
     """
-    if steps < 2:
-        raise ParameterError(f"steps is {steps}; sampling needs at least 2 points in time, which is one update")
+    if not 2 <= steps <= MOST_STEPS:
+        raise ParameterError(
+            f"steps is {steps}; sampling needs at least 2 points in time, which is one update, and at most {MOST_STEPS}"
+        )
     t = torch.linspace(0, 1, steps)
     if sway is not None:
         t = t + sway * (torch.cos(math.pi / 2 * t) - 1 + t)
@@ -183,7 +192,7 @@ def sample(
     begins = torch.full((songs,), float(start), device=device)
     share = None if duration is None else torch.full((songs,), float(duration), device=device)
     context = model.context(known, mask, text, style, begins, share)
-    if guided:
+    if guided and null_style is not None:
         _check_unit("null_style", null_style)
         nowhere, silence = torch.zeros_like(mask), torch.zeros_like(text)
         null = model.context(known, nowhere, silence, null_style.expand(songs, -1), begins, share)
@@ -230,10 +239,10 @@ def _start(model: VelocityModel, songs: int, frames: int, seed: int | Sequence[i
 def _known(x: Tensor, reference: Tensor | None, segments: Sequence[Sequence[tuple[int, int]]] | None) -> tuple[Tensor, Tensor]:
     """Return the reference and a mask ``[B, T]`` of the frames that are kept of it."""
     mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-    if (reference is None) != (segments is None):
-        raise ParameterError("editing needs both reference and segments; only one was given")
-    if reference is None:
+    if reference is None and segments is None:
         return torch.zeros_like(x), mask
+    if reference is None or segments is None:
+        raise ParameterError("editing needs both reference and segments; only one was given")
     _check_latents("reference", reference, x.shape)
     if len(segments) != len(x):
         raise ParameterError(f"segments are given for {len(segments)} songs, but there are {len(x)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from functools import cache
+from os.path import expanduser
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -81,7 +82,7 @@ def read_style(path: str | Path, size: int = MUQ_DIM) -> Tensor:
     ParameterError
         The file is missing or damaged, or its shape, type or norm is off.
     """
-    path = Path(path).expanduser()
+    path = Path(expanduser(path))
     if not path.is_file():
         raise ParameterError(f"style '{path}' does not exist; give a .npy file with a unit vector of {size} numbers")
     try:  # mapped: a header that promises terabytes costs nothing, and neither pickles nor archives are opened

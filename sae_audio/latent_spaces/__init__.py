@@ -151,10 +151,11 @@ def check_precision(dtype: str, device: str) -> None:
     if dtype not in DTYPES:
         raise ParameterError(f"dtype '{dtype}' is unknown; known are {', '.join(DTYPES)}")
     try:
-        cpu = torch.empty(0, device=device).device.type == "cpu"
+        tried = torch.zeros(1, device=device)
+        tried.cpu()  # "meta" is there, and gives nothing back
     except (RuntimeError, AssertionError):
         raise ParameterError(f"device '{device}' is not available here; use cpu") from None
-    if dtype != "float32" and cpu:
+    if dtype != "float32" and tried.device.type == "cpu":
         raise ParameterError(f"dtype '{dtype}' is for accelerators; on a CPU use float32")
 
 
