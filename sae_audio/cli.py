@@ -13,6 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
+from io import TextIOWrapper
 from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -46,7 +47,8 @@ def guarded(run: Callable[[], None], debug: bool) -> int:
     if not sys.stderr.isatty():  # nobody watches a bar in a log; read when the client is first imported
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+        if isinstance(stream, TextIOWrapper):  # a notebook has others
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
     try:
         run()
