@@ -85,7 +85,7 @@ def published_lines(repo_id: str, done: Published, revision: str | None = None) 
     at = f', revision="{revision}"' if revision else ""
     return [
         f"published {done.url} ({'private' if done.private else 'public'}){tagged}",
-        f"commit {done.commit}: {sent}{removed}; what the Hub holds has the sha256 of the manifest",
+        f"commit {done.commit}: {sent}{removed}; every file there has the sha256 that the manifest lists",
         f'anyone{" with access" if done.private else ""} loads it with Bundle.from_pretrained("{repo_id}"{at})',
     ]
 
@@ -139,11 +139,17 @@ def _search(arguments: argparse.Namespace) -> None:
 
     found = search_bundles(arguments.text, space=arguments.space, limit=arguments.limit)
     if arguments.json != "-":
-        header = ["bundle", "space", "tap", "SAE", "FVU", "l0", "probes", "updated", "commit"]
-        print("\n".join(table(header, map(_row, found))) if found else "the Hub has no such bundle")
+        header = ["bundle", "space", "tap", "SAE", "FVU", "l0", "balanced accuracy of probes", "updated", "commit"]
+        print("\n".join(table(header, map(_row, found))) if found else _none(arguments.text, arguments.space))
         if found:
-            print(f"\nuse one: python -m sae_audio analyse FILE.wav --bundle {found[0].repo} --revision {found[0].revision[:12]}")
+            print(f"\nuse one: python -m sae_audio analyse FILE.wav --bundle {found[0].repo} --revision {found[0].revision}")
     write_json(arguments.json, [bundle._asdict() for bundle in found])
+
+
+def _none(text: str | None, space: str | None) -> str:
+    named = f" with '{text}' in its name" if text else ""
+    of = f" of the latent space '{space}'" if space else ""
+    return f"the Hub has no bundle{of}{named}" + ("; `sae-audio spaces` lists the names of spaces" if space else "")
 
 
 def _row(bundle: Listed) -> list[str]:
@@ -180,7 +186,7 @@ def _deploy(arguments: argparse.Namespace) -> None:
     elif done.unset is None:
         print(f"it shows the shipped bundle, unless {done.url}/settings has a variable BUNDLE: this token may not look there")
     else:
-        unset = f"; of the Space's variables {' and '.join(done.unset)} removed" if done.unset else ""
+        unset = f" again: the Space's variables {' and '.join(done.unset)} are removed" if done.unset else ""
         print(f"it shows the shipped bundle{unset}")
     if done.closed:
         print(f"that bundle is not public: give the Space a secret HF_TOKEN that may read it, at {done.url}/settings")

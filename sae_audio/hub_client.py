@@ -155,7 +155,9 @@ def explain(error: Exception, repo_id: str, revision: str | None = None, repo_ty
     if _among(error, RepositoryNotFoundError):
         return f"the Hub has no {what} that this token may see; check the name, and for a private one run `hf auth login`"
     if _among(error, RevisionNotFoundError):
-        return f"{what} has no branch, tag or commit '{revision}'; {page}/tree/main lists them"
+        short = re.fullmatch(r"[0-9a-f]{7,39}", revision or "")
+        hint = "give a commit in full, 40 letters" if short else f"{page}/tree/main lists them"
+        return f"{what} has no branch, tag or commit '{revision}'; {hint}"
     if offline(error):
         return f"the Hub was not asked about {what}, since HF_HUB_OFFLINE is set; unset it"
     if said := disk_error(error):

@@ -330,10 +330,8 @@ class Store:
         for ref in (f"heads/{revision}", f"tags/{revision}", revision.removeprefix("refs/")):
             if ref in refs:
                 return refs[ref]
-        if re.fullmatch(r"[0-9a-f]{7,40}", revision):
-            found = [oid for oid in repo["commits"] if oid.startswith(revision)]
-            if len(found) == 1:
-                return found[0]
+        if revision in repo["commits"]:  # in full, as the Hub wants it
+            return revision
         raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
 
 

@@ -66,7 +66,7 @@ def test_push_pull_verify(hub, repo_id, folder, tmp_path, capsys):
     assert (code, err) == (0, "") and shown(hub, repo_id) == expected(folder, repo_id, beside={})
     assert out.splitlines() == [
         f"published {hub.endpoint}/{repo_id} (private), tagged format-1",
-        f"commit {commit}: 13 files sent; what the Hub holds has the sha256 of the manifest",
+        f"commit {commit}: 13 files sent; every file there has the sha256 that the manifest lists",
         f'anyone with access loads it with Bundle.from_pretrained("{repo_id}")',
     ]
     assert "all of it was there already" in call(capsys, "push", folder, repo_id)[1]

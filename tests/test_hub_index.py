@@ -1,6 +1,7 @@
 """Searching the Hub for bundles: the loopback Hub's list of models, and cards that were not written by us."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,8 @@ from tiny_bundle import SPEC, tiny_bundle
 from sae_audio import cli
 from sae_audio.errors import HubError, ParameterError
 from sae_audio.hub_index import search_bundles
+
+PROBES = "balanced accuracy of probes"
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +104,15 @@ def test_private_bundles_are_seen_by_their_owner_only(listed, hub, name):
 def test_the_command(listed, name, capsys, tmp_path):
     assert cli.main(["search", name, "--json", str(tmp_path / "list.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["bundle", "space", "tap", "SAE", "FVU", "l0", "probes", "updated", "commit"]
+    assert re.split("  +", lines[0]) == ["bundle", "space", "tap", "SAE", "FVU", "l0", PROBES, "updated", "commit"]
     assert lines[2].split()[:6] == [f"alice/{name}-a", "etude-codec", "mean", "topk", "16", "0.123"]
-    assert f"--bundle bob/{name}-b --revision {listed[1][:12]}" in lines[-1]
+    assert f"--bundle bob/{name}-b --revision {listed[1]}" in lines[-1]  # in full: the Hub knows no other
     assert [row["repo"] for row in json.loads((tmp_path / "list.json").read_text())] == [f"bob/{name}-b", f"alice/{name}-a"]
-    assert cli.main(["search", "no-bundle-is-called-like-this"]) == 0
-    assert capsys.readouterr().out == "the Hub has no such bundle\n"
+    assert cli.main(["search", "none-is-called-this"]) == 0
+    assert capsys.readouterr().out == "the Hub has no bundle with 'none-is-called-this' in its name\n"
+    assert cli.main(["search", name, "--space", "dac-44khz"]) == 0
+    said = f"the Hub has no bundle of the latent space 'dac-44khz' with '{name}' in its name; `sae-audio spaces` lists"
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_no_hub_is_one_line(hub, name, no_wait, monkeypatch, capsys):

@@ -21,7 +21,8 @@ def test_size_tags_and_commit(hub, repo_id):
 @pytest.mark.parametrize(
     ("name", "revision", "reason"),
     [
-        (None, "v9", "no branch, tag or commit 'v9'"),
+        (None, "v9", "no branch, tag or commit 'v9'; .*/tree/main lists them"),
+        (None, "0123456789ab", "no branch, tag or commit '0123456789ab'; give a commit in full, 40 letters"),
         ("alice/nothing", None, "the Hub has no"),
         ("../../x", None, "cannot be the name"),
     ],
