@@ -68,10 +68,15 @@ def add_hub_commands(commands: argparse._SubParsersAction, common: argparse.Argu
 
 
 def _push(arguments: argparse.Namespace) -> None:
-    from sae_audio.bundle import Bundle
-    from sae_audio.hub import push
+    from sae_audio.hub import check_address, push
+    from sae_audio.sealed import read_sealed
 
+    check_address(arguments.repo, arguments.revision)
     with warnings.catch_warnings(action="ignore"):  # what is to be told of the folder, the push tells
+        read_sealed(arguments.folder)  # says at once what is no bundle, which takes no torch
+
+        from sae_audio.bundle import Bundle
+
         Bundle.from_pretrained(Path(arguments.folder).absolute())  # what cannot be loaded is not published
     done = push(arguments.folder, arguments.repo, private=arguments.private, revision=arguments.revision)
     print("\n".join(published_lines(arguments.repo, done, arguments.revision)))

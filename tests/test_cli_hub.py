@@ -291,7 +291,7 @@ REFUSED = {
     "the token may not do this": (["--push-to-hub", "bob/x"], {}),
     "it does not accept the token": (["--push-to-hub", "alice/x"], {"HF_TOKEN": "hf_nonsense"}),
     "cannot be the name": (["--push-to-hub", "alice/with space"], {}),
-    "published to user/name": (["--push-to-hub", "x"], {}),
+    "is not the name of a repository to publish to; give user/name": (["--push-to-hub", "x"], {}),
     "give --push-to-hub USER/NAME too": (["--revision", "dev"], {}),
 }
 

@@ -223,12 +223,13 @@ def test_a_token_that_may_not_write_fails_at_once(who, exists, hub, repo_id, sav
 
 @pytest.mark.parametrize("repo", ["name", "a/b/c", "alice/with space", "alice/double--dash", "alice/.hidden."])
 def test_a_name_that_cannot_be_is_told(repo, hub, folder):
-    with pytest.raises(HubError, match=r"user/name"):
-        check_push(repo)
-    with pytest.raises(HubError, match=r"user/name"):
-        push(folder, repo)
-    with pytest.raises(HubError, match="to a branch of it"):
+    for attempt in (check_push, lambda repo: push(folder, repo)):
+        with pytest.raises(HubError, match=r"user/name") as caught:
+            attempt(repo)
+        assert "to go on" not in str(caught.value)  # the same command would fail again
+    with pytest.raises(HubError, match="published to a branch of 'alice/x', not to the commit '0000"):
         push(folder, "alice/x", revision="0" * 40)
+    assert not hub.calls()
 
 
 def test_the_check_makes_the_repository_and_commits_nothing(hub, repo_id):

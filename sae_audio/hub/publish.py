@@ -25,6 +25,7 @@ from typing import NamedTuple
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 
 from sae_audio.errors import HubError, SaeAudioError
 from sae_audio.hub.fetch import COMMIT
@@ -81,8 +82,25 @@ def check_push(repo_id: str, *, private: bool = False, revision: str | None = No
     repo_id, private, revision, token
         As in ``push``.
     """
+    check_address(repo_id, revision)
     with talking(repo_id, revision):
         _prepare(Target(repo_id, revision, HfApi(token=token), private))
+
+
+def check_address(repo_id: str, revision: str | None = None) -> None:
+    """Raise ``HubError`` unless a bundle could have this name and go to this branch; asks nobody.
+
+    Parameters
+    ----------
+    repo_id, revision
+        As in ``push``.
+    """
+    if repo_id.count("/") != 1:
+        raise HubError(f"'{repo_id}' is not the name of a repository to publish to; give user/name")
+    if revision and COMMIT.fullmatch(revision):
+        raise HubError(f"a bundle is published to a branch of '{repo_id}', not to the commit '{revision}'; give a branch")
+    with talking(repo_id):
+        validate_repo_id(repo_id)
 
 
 def push(
@@ -124,6 +142,7 @@ def push(
         What went wrong and the command that goes on from there. The folder is as it was, and the repository shows either the
         version before or this one.
     """
+    check_address(repo_id, revision)
     folder = Path(folder)
     files = as_published(read_sealed(folder), repo_id, revision)
     target = Target(repo_id, revision, HfApi(token=token), private)
@@ -164,8 +183,6 @@ def _publish(target: Target, files: Mapping[str, bytes]) -> Published:
 def _prepare(target: Target) -> tuple[Remote, bool]:
     """Make repository and branch, check that they may be written to; returns the newest version and whether it is private."""
     repo_id, revision, api, private = target
-    if repo_id.count("/") != 1 or (revision and COMMIT.fullmatch(revision)):
-        raise HubError(f"a bundle is published to user/name and to a branch of it, not to '{repo_id}' at '{revision or 'main'}'")
     retried(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True))
     info = retried(lambda: api.repo_info(repo_id))
     if private and not info.private:
