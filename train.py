@@ -212,7 +212,11 @@ def main(options: argparse.Namespace) -> None:
     if options.push_to_hub and leader:
         check_push(options.push_to_hub, private=options.private, revision=options.revision)
         say(f"token and repository are fine: the bundle can go to {options.push_to_hub}")
+    if options.dataset:
+        say(f"looking up data set '{options.dataset}' on the Hub")
     sources, data, settings = recordings(options)
+    if options.dataset:
+        say(f"{len(sources)} recordings in its split '{data['split']}', commit {data['revision']}")
     work = options.out.with_name(options.out.name + ".work")
     space = load_latent_space(
         options.space,

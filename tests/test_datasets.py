@@ -393,7 +393,11 @@ def test_train_and_eval(repo_id, hub, tmp_path, capsys):
     source = ["--dataset", repo_id, "--group-column", "song"]
     options = ["--space", "wavlm-base-plus", "--source", str(model), *source, "--out", str(tmp_path / "bundle"), "--steps", "5"]
     options += ["--d-sae", "32", "--k", "4", "--device", "cpu", "--batch-size", "256"]
-    assert cli.guarded(lambda: train.main(train.parse(options)), debug=True) == 0, capsys.readouterr().err
+    code = cli.guarded(lambda: train.main(train.parse(options)), debug=True)
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    said = [f"looking up data set '{repo_id}' on the Hub", f"{len(clips)} recordings in its split 'train', commit {commit}"]
+    assert out.splitlines()[:2] == said
     data = Bundle.from_pretrained(tmp_path / "bundle").provenance["data"]
     assert (data["dataset"], data["revision"], data["rows"], data["tracker"]) == (repo_id, commit, len(clips), "yin")
     assert f"datasets: {repo_id}" in (tmp_path / "bundle" / "README.md").read_text()

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from sae_audio.activations.remote import Cells, FileSource, RowSource, fetched, is_bytes, parquet, short
 from sae_audio.activations.sources import SUFFIXES
 from sae_audio.activations.splits import hashed_splits
@@ -212,7 +214,8 @@ def _rows(
     urls: list[str], split: str, column: str, group_column: str | None, limit: int | None, seed: int, max_minutes: float
 ) -> list[RowSource]:
     cells, sources, groups = Cells(column), [], []
-    for listed in _listing(urls, column, group_column, 1 if limit else FOOTERS_AT_ONCE):
+    listing = _listing(urls, column, group_column, 1 if limit else FOOTERS_AT_ONCE)
+    for listed in tqdm(listing, "listing", len(urls), unit="file", disable=None, leave=False):
         places = [(group, row) for group, size in enumerate(listed.sizes) for row in range(size)]
         for number, (group, row) in enumerate(places):
             name, version = f"{split}/{len(sources):07d}", f"{listed.version}-{number}"
