@@ -52,7 +52,7 @@ def described(bundle: Bundle, source: Source) -> dict:
         "control": _control(bundle),
         "figures": [_figure(name, png) for name, png in sorted(bundle.figures.items()) if len(png) <= MOST_FIGURE],
         "code": code(source, bundle),
-        "shell": shell(source),
+        "shell": shell(source, bundle),
     }
 
 
@@ -70,7 +70,7 @@ def code(source: Source, bundle: Bundle) -> str:
     steers = {"pitch": '"pitch": 3', "loudness": '"loudness": -6.0', "brightness": '"brightness": 0.3'}
     moves = ", ".join(steers[name] for name in AXES if name in bundle.controls)
     lines = [
-        "from sae_audio import Bundle, analyse, steer",
+        f"from sae_audio import Bundle, analyse{', steer' if moves else ''}",
         "",
         f"bundle = Bundle.from_pretrained({place}{pinned})",
         'view = analyse(bundle, "song.wav")          # latents, activations, descriptors, what the probes read',
@@ -82,10 +82,13 @@ def code(source: Source, bundle: Bundle) -> str:
     return "\n".join(lines) + "\n"
 
 
-def shell(source: Source) -> str:
-    """Return the command that steers a sound with a bundle."""
+def shell(source: Source, bundle: Bundle) -> str:
+    """Return the command that steers a sound with a bundle; that looks into one where it has no controls."""
     pinned = f" --revision {source.revision}" if source.revision else ""
-    return f"python -m sae_audio steer song.wav --pitch +3 --loudness -6 -o steered.wav --bundle {_place(source)}{pinned}\n"
+    steers = {"pitch": "--pitch +3", "loudness": "--loudness -6", "brightness": "--brightness +0.3"}
+    moves = " ".join(steers[name] for name in AXES if name in bundle.controls)
+    does = f"steer song.wav {moves} -o steered.wav" if moves else "analyse song.wav"
+    return f"python -m sae_audio {does} --bundle {_place(source)}{pinned}\n"
 
 
 def _place(source: Source) -> str:

@@ -49,7 +49,7 @@ generator of the same shape; what it does is no evidence about DiffRhythm.
 
 def tab(page: Page) -> None:
     """Lay out the tab and wire its events."""
-    made = gr.State(songs.stored(FIRST, session.SHIPPED))
+    made = gr.State(None)  # the first song: which bundle reads it is known once the page's is loaded
     with gr.Row(elem_id="watch-row"):
         with gr.Column(scale=3, min_width=320):
             stored = gr.Radio(list(STORED_TITLES), value=FIRST, label="Precomputed", container=False, elem_id="watch-stored")
@@ -101,7 +101,11 @@ def tab(page: Page) -> None:
 
 def generate_first() -> dict:
     """Return what the tab opens with: a precomputed song, before anything was generated."""
-    return songs.view_of(songs.stored(FIRST, _reader(session.SHIPPED)))
+    return songs.view_of(_first())
+
+
+def _first() -> Made:
+    return songs.stored(FIRST, _reader(session.SHIPPED))
 
 
 def _form() -> list[gr.components.Component]:
@@ -184,12 +188,12 @@ def generate(
     folder = songs.fresh_folder(key, request)
     _save(trace, folder / "song")
     made = Made(key, str(folder / "song"), source, FLOW_NAME[which], str(folder))
-    yield songs.save_view(made, songs.finished(key, trace, bundle, how="made just now")), made
+    yield songs.save_view(made, songs.finished(key, trace, bundle, how="made just now" + songs.read_by(source))), made
 
 
 @plainly
 def steered(
-    loudness: float, brightness: float, pitch: float, first: float, last: float, made: Made, request: gr.Request
+    loudness: float, brightness: float, pitch: float, first: float, last: float, made: Made | None, request: gr.Request
 ) -> Iterator[tuple]:
     """Make the song in view again, steered at the steps from one flow time to another, and compare it with the unsteered one.
 
@@ -198,6 +202,7 @@ def steered(
     moves = {name: amount for name, amount in (("pitch", pitch), ("loudness", loudness), ("brightness", brightness)) if amount}
     if not moves:
         raise ParameterError("all three amounts are 0; move at least one of loudness, brightness and pitch")
+    made = made or _first()
     model, found, base = flow.generator(made.generator), session.loaded(made.source), songs.trace_of(made, "song")
     wanted = flow.request_of(songs.asked_of(base) | {"moves": moves, "window": (first, last)}, model)
     progress = Progress(made.key, "steered", found.bundle.properties, wanted.steps)
@@ -211,11 +216,12 @@ def steered(
 
 
 @plainly
-def controlled(against: str, made: Made, heard: Heard | None, request: gr.Request) -> Iterator[tuple]:
+def controlled(against: str, made: Made | None, heard: Heard | None, request: gr.Request) -> Iterator[tuple]:
     """Draw the control's curves: sound that is decided from the first, noised to every flow time.
 
     The sound is the song's own end, or the visitor's sound of Explore (its first seconds, as long as the song).
     """
+    made = made or _first()
     model, found, base = flow.generator(made.generator), session.loaded(made.source), songs.trace_of(made, "song")
     along, asked = base.final.float()[:1], songs.asked_of(base)
     if AGAINST[against] == "mine":
@@ -235,22 +241,25 @@ def controlled(against: str, made: Made, heard: Heard | None, request: gr.Reques
 
 
 @plainly
-def cancelled(made: Made) -> dict:
+def cancelled(made: Made | None) -> dict:
     """Stop what is being made, and show the song that was there before."""
+    made = made or _first()
     return gr.update(value=songs.view_of(made), news={"id": made.key, "over": uuid.uuid4().hex})
 
 
 @plainly
-def hear(made: Made, wanted: gr.EventData) -> dict:
+def hear(made: Made | None, wanted: gr.EventData) -> dict:
     """Decode what the network believes at a step; the view asks for it."""
+    made = made or _first()
     run, step = ("steered" if wanted.run == "steered" else "song"), int(wanted.step)
     sound = track("", *songs.sound_of(made, run, step))
     return gr.update(heard={"id": made.key, "run": run, "step": step, **sound})
 
 
 @plainly
-def hear_step(run: str, step: int, made: Made, request: gr.Request) -> str:
+def hear_step(run: str, step: int, made: Made | None, request: gr.Request) -> str:
     """Decode x̂₁ at a step (the last is the result) of the ``song`` in view, or of its ``steered`` twin, as a WAV file."""
+    made = made or _first()
     view = songs.view_of(made)
     if run not in ("song", "steered") or run not in view["runs"]:
         raise ParameterError(f"there is no run '{run}'; generate a song, or steer it, first")
@@ -261,13 +270,13 @@ def hear_step(run: str, step: int, made: Made, request: gr.Request) -> str:
 
 
 @plainly
-def saved(kind: str, made: Made, request: gr.Request) -> str:
+def saved(kind: str, made: Made | None, request: gr.Request) -> str:
     """Write something of the song in view as a file, with its steered run and control where there are any.
 
     Curves are CSV, one line per run, property, reader, signal and step; the trace is JSON (all curves and facts); the figure is
     PNG; settings are JSON, what it takes to make the same song again.
     """
-    return str(song_files.written(kind, songs.kept(made, request)))
+    return str(song_files.written(kind, songs.kept(made or _first(), request)))
 
 
 def _watched(points: Generator[Point | Trace], progress: Progress, opening: dict | None = None) -> Iterator[tuple]:

@@ -96,7 +96,7 @@ def save_view(made: Made, view: dict) -> dict:
 def _stored_view(made: Made) -> dict:
     found = load_trace(made.stem)
     bundle = session.loaded(made.source).bundle
-    view = finished(made.key, found, bundle, how="precomputed")
+    view = finished(made.key, found, bundle, how="precomputed" + read_by(made.source))
     points = view["runs"]["song"]["points"]
     return view | {"at": points[len(points) // 2]}
 
@@ -107,6 +107,11 @@ def finished(key: str, found: Trace, bundle: Bundle, how: str) -> dict:
     view = start(key, title_of(facts), facts["seconds"], facts["steps"], found.final.shape[1], bundle.properties)
     details = f"{facts['model']}, {facts['seconds']:g} s, {facts['steps']} steps, guidance {facts['guidance']:g}"
     return view | {"complete": True, "how": f"{how} · {details}", "runs": {"song": run_of(found, bundle)}}
+
+
+def read_by(source: Source) -> str:
+    """Say which bundle reads a song, where it is not the page's own: that may be of a space that no song here is in."""
+    return "" if source == session.SHIPPED else f", read by the bundle '{source.name}'"
 
 
 def title_of(facts: Mapping) -> str:

@@ -17,6 +17,7 @@ from sae_audio.control import AXES
 from sae_audio.control_file import save_controls
 from sae_audio.errors import ParameterError
 from sae_audio.files import write_bytes
+from sae_audio.latent_spaces import Codec
 from sae_audio.outcome import curves, outcomes
 from sae_audio.pipeline import Stage, Steered, steering
 from sae_audio.plots import png, side_by_side
@@ -55,6 +56,7 @@ def tab(page: Page) -> None:
     with gr.Row(elem_id="steer-sound-row"):
         sound = gr.Markdown(elem_id="steer-sound")
         other = gr.Button("Choose another sound", size="sm", elem_id="steer-other")
+    why = gr.Markdown(visible=False, elem_id="steer-why")
     form = _form()
     with gr.Row(elem_id="steer-actions"):
         go = gr.Button("Steer", variant="primary", size="md", elem_id="steer-go")
@@ -77,6 +79,9 @@ def tab(page: Page) -> None:
     bounds = {"fn": bounds_of, "inputs": page.bundle, "outputs": limits, "show_progress": "hidden"}
     page.bundle.change(**bounds, api_name="steer_limits")
     Context.root_block.load(**bounds, api_visibility="private")
+    able = {"fn": able_of, "inputs": page.bundle, "outputs": [why, go], "show_progress": "hidden"}
+    page.bundle.change(**able, api_name="steer_able")
+    Context.root_block.load(**able, api_visibility="private")
     named = {"fn": name_of, "inputs": [page.bundle, form["feature"]], "outputs": form["feature"]}
     form["feature"].change(**named, **hidden)
     page.feature.change(lambda feature: feature or 0, page.feature, form["feature"], **hidden)
@@ -251,6 +256,20 @@ def bounds_of(source: Source):
         for name, step, most in (("loudness", 0.5, MOST_DB), ("brightness", 0.05, MOST_OCTAVES))
     ]
     return semitones, note, *sliders
+
+
+@plainly
+def able_of(source: Source):
+    """Say why nothing can be steered where the bundle's latents cannot be decoded to sound; nothing where they can."""
+    bundle, space = session.loaded(source)
+    if isinstance(space, Codec):
+        return gr.update(value="", visible=False), gr.update(interactive=True)
+    text = (
+        f"**Nothing can be steered here.** This bundle reads {bundle.spec.name}, {bundle.spec.tap}: hidden states, which cannot "
+        "be decoded back to sound. Explore shows what its features respond to in your sound, Atlas lists all of them with their "
+        "strongest moments. To steer, pick a bundle of a codec on the Bundle tab."
+    )
+    return gr.update(value=text, visible=True), gr.update(interactive=False)
 
 
 def notes_of(bundle: Bundle) -> list[str]:

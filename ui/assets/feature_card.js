@@ -59,10 +59,11 @@ function draw() {
   asked += 1;
   if (!card) { box.replaceChildren(made('p', { class: 'quiet' }, 'Choose a feature to see what it stands for.')); return; }
   const fires = card.here && card.here.length > 0;
-  const why = !card.audible ? 'This latent space cannot be decoded to sound' : !fires ? 'It does not fire in this sound' : null;
+  const why = fires ? null : 'It does not fire in this sound';
   const elsewhere = card.here === null; // a card without a sound: it can be seen and heard in one on the other tab
   const see = made('button', { type: 'button', class: 'see', title: 'Open it in the Explore tab' }, 'See it in your sound →');
-  const actions = elsewhere ? [see] : Object.entries(WAYS).map(([way, text]) => made('button', { type: 'button', 'data-way': way, title: why, disabled: why && '' }, text));
+  const hear = Object.entries(WAYS).map(([way, text]) => made('button', { type: 'button', 'data-way': way, title: why, disabled: why && '' }, text));
+  const actions = elsewhere ? [see] : card.audible ? hear : [];
   const steer = made('button', { type: 'button', class: 'steer', title: 'Take it to the Steer tab' }, 'Steer with it →');
   const facts = made('dl', {}, ...card.facts.map(([key, value]) => made('div', {}, made('dt', {}, key), made('dd', {}, value))));
   const here = (card.here ?? []).map(([time, value]) => made('button', { type: 'button', 'data-here': time, 'aria-label': `Play this sound from ${time} s, activation ${value}` },
@@ -75,7 +76,8 @@ function draw() {
   box.replaceChildren(
     made('h2', {}, made('span', {}, String(card.feature)), card.name),
     made('p', {}, card.evidence),
-    made('div', { class: 'actions' }, ...actions, steer),
+    made('div', { class: 'actions' }, ...actions, ...(card.audible ? [steer] : [])),
+    ...(card.audible ? [] : [quiet('This latent space cannot be decoded to sound: its features can be seen, not heard or steered.')]),
     ...(elsewhere ? [] : [
       head('Strongest moments in this sound', 'with the activation; plays from the peak'),
       fires ? chips(...here) : quiet('It does not fire in this sound.'),
