@@ -13,13 +13,14 @@ Files are compared by content, so pushing again is how an interrupted push is re
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_download
@@ -30,7 +31,7 @@ from huggingface_hub.utils import validate_repo_id
 from sae_audio.errors import HubError, SaeAudioError
 from sae_audio.hub.fetch import COMMIT
 from sae_audio.hub_client import retried, status_of, talking
-from sae_audio.sealed import CARD, FORMAT_VERSION, MANIFEST, PICKLES, manifest_of, read_manifest, read_sealed, tag_of
+from sae_audio.sealed import CARD, FORMAT_VERSION, MANIFEST, PICKLES, manifest_of, read_manifest, read_sealed, tag_of, to_json
 
 
 class Published(NamedTuple):
@@ -162,12 +163,23 @@ def push_command(folder: str | os.PathLike, repo_id: str, *, private: bool = Fal
 
 
 def as_published(files: Mapping[str, bytes], repo_id: str, revision: str | None) -> dict[str, bytes]:
-    """Return the files of a bundle with a card that names the repository, and their manifest."""
+    """Return the files of a bundle with a card that names the repository, no folder of this disk, and their manifest."""
     from sae_audio.card import addressed  # late, since it brings torch: fetching needs none
 
     card = addressed(files[CARD].decode(), repo_id, revision).encode()
-    whole = {**files, CARD: card}
+    whole = {**files, **_without_folders(files), CARD: card}
     return {**whole, MANIFEST: manifest_of(whole)}
+
+
+def _without_folders(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files that say where on this disk the model's checkpoint lies, with its name alone."""
+    config, cfg = (json.loads(files[name]) for name in ("config.json", "cfg.json"))
+    specs = [config["latent_spec"], cfg.get("metadata", {}).get("latent_spec", {})]
+    if not PurePath(config["latent_spec"]["repo"]).is_absolute():
+        return {}
+    for spec in filter(None, specs):
+        spec["repo"] = PurePath(spec["repo"]).name
+    return {"config.json": to_json(config), "cfg.json": to_json(cfg)}
 
 
 def _publish(target: Target, files: Mapping[str, bytes]) -> Published:
