@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from tqdm import tqdm
 
 from sae_audio.cli_output import write_json
@@ -19,6 +18,8 @@ from sae_audio.errors import OutputError, ParameterError
 from sae_audio.files import write_bytes
 
 if TYPE_CHECKING:
+    import torch
+
     from sae_audio.bundle import Bundle
     from sae_audio.generation import Point, Request, Song
     from sae_audio.generators import Model

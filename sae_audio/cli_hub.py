@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_audio.cli_output import write_json
+from sae_audio.cli_output import table, write_json
 
 if TYPE_CHECKING:
     from sae_audio.bundle import Bundle
@@ -140,7 +140,6 @@ def _contents(bundle: Bundle) -> str:
 
 def _search(arguments: argparse.Namespace) -> None:
     from sae_audio.hub_index import search_bundles
-    from sae_audio.report import table
 
     found = search_bundles(arguments.text, space=arguments.space, limit=arguments.limit)
     if arguments.json != "-":

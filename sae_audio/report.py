@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from sae_audio.activity import Activity, ranked_activity
 from sae_audio.audio import Sound
 from sae_audio.bundle import Bundle
+from sae_audio.cli_output import table
 from sae_audio.control import AUDIBLE_DB, AXES, UNITS
 from sae_audio.descriptors import Descriptors
 from sae_audio.heard import changes, median
@@ -20,16 +21,6 @@ from sae_audio.units import midi_to_hz, to_db
 
 SCORES = ("accuracy", "balanced_accuracy", "within_one")
 READ_UNITS = {"pitch": "Hz", "loudness": "dBFS", "brightness": "Hz"}
-
-
-def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Return lines of aligned columns; numbers are right-aligned."""
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(header))]
-    return [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip() for row in cells
-    ]
 
 
 def describe_view(bundle: Bundle, view: View, n_features: int) -> dict:
@@ -147,10 +138,6 @@ def _trial_row(trial: Mapping) -> list[str]:
     change = [f"{c:+.2f} {u}" for c, u in zip(trial["change"], ("st", "dB", "oct"), strict=True)]
     asked, reached, error = (f"{trial['asked']:+g} {unit}", f"{trial['reached']:+.2f}", f"{trial['error']:.2f}")
     return [trial["property"], estimated_on, loop, asked, reached, error, hits, *change]
-
-
-def _is_number(text: str) -> bool:
-    return text[:1].isdigit() or text[:1] in "+-."
 
 
 def _edited(descriptors: Descriptors, mask: Tensor) -> Descriptors:

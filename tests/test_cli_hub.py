@@ -119,6 +119,26 @@ def test_an_edited_card_is_told_once(hub, repo_id, folder, tmp_path, capsys):
         assert code == 0 and err.count("warning") == err.count("\n") == 1 and "each but README.md as its manifest" in out
 
 
+LIGHT = """
+import sys
+from sae_audio import cli
+code = cli.main(sys.argv[1:])
+print("torch" in sys.modules)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("command", ["search", "pull ID", "push NOTHING ID", "deploy-space alice/app --dry-run --bundle ID"])
+def test_commands_that_compute_nothing_start_at_once(hub, repo_id, folder, command):
+    """Without torch, which takes seconds to import."""
+    seed(hub, repo_id, folder)
+    arguments = command.replace("ID", repo_id).split()
+    environment = command_environment()
+    done = subprocess.run([sys.executable, "-c", LIGHT, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == (2 if "NOTHING" in command else 0), done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+
+
 def test_a_branch(hub, repo_id, folder, capsys):
     code, out, _ = call(capsys, "push", folder, repo_id, "--revision", "dev")
     assert code == 0 and "(public), on branch dev" in out and f'from_pretrained("{repo_id}", revision="dev")' in out

@@ -115,6 +115,7 @@ def test_the_command(listed, name, capsys, tmp_path):
     assert capsys.readouterr().out.startswith(said)
 
 
+@pytest.mark.filterwarnings("ignore:.*trying again in")
 def test_no_hub_is_one_line(hub, name, no_wait, monkeypatch, capsys):
     with pytest.raises(ParameterError, match="limit is 0"):
         search_bundles(limit=0)

@@ -266,7 +266,7 @@ def test_the_cache_serves_with_one_warning(fault, hub, published, cache, monkeyp
     assert len(ours) == 1 and ours[0].endswith(f"'{published}' is the copy in the cache, commit {folder.name[:12]}")
 
 
-@pytest.mark.filterwarnings("ignore:.*the copy in the cache")
+@pytest.mark.filterwarnings("ignore:.*the copy in the cache", "ignore:.*trying again in")
 @pytest.mark.parametrize("phase", [phase for phase in PHASES if phase != "version"])
 def test_the_version_before_serves_when_the_new_one_does_not_arrive(
     phase, hub, repo_id, saved_bundle, later_files, cache, tmp_path, monkeypatch
