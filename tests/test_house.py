@@ -13,7 +13,7 @@ PACKAGE = ROOT / "sae_audio"
 # The modules of each layer, lowest first; a module imports only from its own layer or below.
 LAYERS = (
     "spec errors files",
-    """activity atlas calibration catalogue closed_loop control denoising descriptors directions disentanglement factors
+    """activity atlas calibration catalogue closed_loop control cores denoising descriptors directions disentanglement factors
     feature_map framing heard metrics naming probes properties sae spectrum tally trackers units yin""",
     "activations audio diffrhythm etude hub_client latent_spaces listener training vocalset",
     "bundle bundle_format card control_file hub plots sealed traces",
@@ -39,7 +39,7 @@ SHARED = (
     "__init__",
 )
 HEAVY = ["gradio", "transformers", "diffusers", "matplotlib", "librosa", "encodec", "huggingface_hub", "sklearn", "datasets"]
-HEAVY += ["pyarrow"]
+HEAVY += ["pyarrow", "numba"]
 
 
 def module_files() -> list[Path]:

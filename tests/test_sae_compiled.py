@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sae_audio.sae import SAEConfig, build_sae
-from sae_audio.sae.compiled import on_all_cores, top_k_into
+from sae_audio.sae.compiled import top_k_into
 from sae_audio.sae.sparse import encode_top_k, pre_acts
 from sae_audio.training.config import TrainConfig
 from sae_audio.training.loop import Run, frame_order
@@ -77,14 +77,6 @@ def test_both_paths_keep_the_same(threads):
     (ours, ours_at), (plain, plain_at) = ((values.sort(-1).values, indices.sort(-1).values) for values, indices in (ours, plain))
     assert torch.allclose(ours, plain, rtol=1e-3, atol=1e-4)
     assert (ours_at == plain_at).float().mean() > 0.999  # a tie within rounding may fall either way
-
-
-def test_threads_do_every_item_once_and_pass_errors_on():
-    done = []
-    on_all_cores(done.append, range(20))
-    assert sorted(done) == list(range(20))
-    with pytest.raises(ZeroDivisionError):
-        on_all_cores(lambda item: 1 // item, [1, 0])
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 10), (1, 1, 1), (5, 64, 2048), (700, 12, 96)])

@@ -1,4 +1,4 @@
-"""Top-k selection compiled by Numba, and the threads that run it: the training step's selection on a CPU.
+"""Top-k selection compiled by Numba, for the training step on a CPU.
 
 PyTorch's top-k does not vectorise, and at d_sae = 2048 it takes longer than the encoder product. Here everything that sees a
 whole row is a loop that compiles to vector instructions: the largest of each group of columns, and counts of values above a
@@ -9,10 +9,6 @@ enough to be worth two seconds of compiling and Numba is installed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-from threading import Barrier
 
 import numpy as np
 import torch
@@ -130,28 +126,3 @@ def top_k_into(z: torch.Tensor, k: int, values: torch.Tensor, indices: torch.Ten
     # Counting costs groups and collecting costs k * d / groups.
     n_groups = min(z.shape[1], max(k, 16 * round(math.sqrt(k * z.shape[1]) / 16)))
     _select(z.numpy(), k, n_groups, values.numpy(), indices.numpy())
-
-
-@lru_cache(maxsize=1)
-def _single_core_threads(count: int) -> ThreadPoolExecutor:
-    """Return threads in each of which PyTorch uses one core."""
-    together = Barrier(count)
-
-    def settle(_: int) -> None:
-        torch.get_num_threads()  # PyTorch sets a thread up when it first asks; later that would undo the next line
-        torch.set_num_threads(1)
-        together.wait()  # so that each of these calls has a thread of its own
-
-    pool = ThreadPoolExecutor(count, "sae-step")
-    list(pool.map(settle, range(count)))
-    torch.set_num_threads(count)  # the number for threads to come, as it was
-    return pool
-
-
-def on_all_cores(job: Callable[[int], None], items: Iterable[int]) -> None:
-    """Call ``job`` with every item, on as many threads as PyTorch may use here, each on one core.
-
-    One thread does all the work of an item, so what it computes stays in its core's cache; nobody waits between operations.
-    """
-    count = torch.get_num_threads()
-    list(_single_core_threads(count).map(job, items) if count > 1 else map(job, items))

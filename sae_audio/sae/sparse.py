@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sae_audio.cores import on_all_cores
+
 CHUNK = 2**20
 """Pre-activations per encoder product, about: they should stay in the processor's cache until they have been selected from."""
 LARGE = 2**20
@@ -149,18 +151,13 @@ def encode_top_k(x_c: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, *, many: boo
 
     def encode(start: int) -> None:
         rows = slice(start, start + starts.step)
-        with torch.no_grad():  # each thread has a setting of its own
-            z = pre_acts(x_c[rows], W_enc, b_enc)
-            if fast:
-                fast.top_k_into(z, k, values[rows], indices[rows])
-            else:
-                values[rows], indices[rows] = top_k(z, k)
+        z = pre_acts(x_c[rows], W_enc, b_enc)
+        if fast:
+            fast.top_k_into(z, k, values[rows], indices[rows])
+        else:
+            values[rows], indices[rows] = top_k(z, k)
 
-    if fast:
-        fast.on_all_cores(encode, starts)
-    else:
-        for start in starts:
-            encode(start)
+    on_all_cores(encode, starts) if fast else [encode(start) for start in starts]
     return values.relu_(), indices
 
 
