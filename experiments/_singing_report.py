@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
 from experiments import _published as published
-from sae_audio.card import table
 from sae_audio.disentanglement import group_interval
+from sae_audio.markdown import markdown_table
 from sae_audio.metrics import proportion_interval
 
 CODES = {
@@ -105,7 +105,7 @@ def _dense(space: str, rows: Sequence[dict]) -> list[str]:
         said = published.code_accuracy(space, layer, None)
         cells = (percent(paper), clip_interval(paper), difference(paper, said))
         body.append((layer, exact(said), *cells, percent(honest), percent(honest, "balanced"), singer_interval(honest)))
-    return ["### Probes on hidden states", "", table(header, body)]
+    return ["### Probes on hidden states", "", markdown_table(header, body)]
 
 
 def _codes(space: str, layer: int, rows: Sequence[dict], all_rows: Sequence[dict]) -> list[str]:
@@ -123,4 +123,4 @@ def _codes(space: str, layer: int, rows: Sequence[dict], all_rows: Sequence[dict
     said, paper = published.code_accuracy(space, layer, None), dense.get(("paper",), [])
     cells = [percent(dense.get(("honest",), [])), *[""] * (len(codes) - 1)]
     body.append(("dense", exact(said), percent(paper), difference(paper, said), *cells, "", ""))
-    return [f"### Probes on codes of layer {layer}", "", table(header, body)]
+    return [f"### Probes on codes of layer {layer}", "", markdown_table(header, body)]

@@ -68,7 +68,8 @@ def top_frames(activation: Tensor, n: int, apart: int) -> list[int]:
         raise ParameterError(
             f"top_frames takes activations [T], n and apart of at least 1; got {list(activation.shape)}, {n}, {apart}"
         )
-    left, found = activation.clone(), []
+    left = activation.clone()
+    found: list[int] = []
     while len(found) < n and len(left) and float(left.max()) > 0:
         frame = int(left.argmax())
         found.append(frame)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,7 @@ from sae_audio.bundle_format import (
     check_saelens,
     explained,
     from_files,
-    plain,
+    plain_table,
     saelens_files,
     split_fields,
     to_files,
@@ -197,8 +197,13 @@ class Bundle:
             "control": {f"{key}.{name}": value for key, (_, own) in controls.items() for name, value in own.items()},
             "atlas": self.atlas.tensors(),
         }
-        tables = {"config": config, "atlas": self.atlas.table(), "metrics": self.metrics, "history": {"rows": self.history}}
-        return Parts({name: plain(table) for name, table in tables.items()}, tensors)
+        tables: dict[str, Any] = {
+            "config": config,
+            "atlas": self.atlas.table(),
+            "metrics": self.metrics,
+            "history": {"rows": self.history},
+        }
+        return Parts({name: plain_table(table) for name, table in tables.items()}, tensors)
 
     @classmethod
     def _from_parts(cls, parts: Parts, files: dict[str, bytes], where: str) -> Bundle:
@@ -239,7 +244,7 @@ def is_hub_id(source: str | os.PathLike) -> bool:
     return HUB_ID.fullmatch(str(source)) is not None and not Path(source).exists()
 
 
-def _pulled(repo_id: str, revision: str | None, **options) -> Path:
+def _pulled(repo_id: str, revision: str | None, **options: Any) -> Path:
     from sae_audio.hub import pull
 
     try:
@@ -250,10 +255,10 @@ def _pulled(repo_id: str, revision: str | None, **options) -> Path:
         raise HubError(f"there is no folder {repo_id}; taken for the id of a Hub repository, {error}") from error
 
 
-def _own(tensors: dict[str, torch.Tensor], key: str) -> dict[str, torch.Tensor]:
+def _own(tensors: dict[str, torch.Tensor], key: str) -> dict[str, Any]:
     """Tensors of one probe or control, by field."""
     return {name.rpartition(".")[2]: value for name, value in tensors.items() if name.rpartition(".")[0] == key}
 
 
-def _control(values: dict, tensors: dict[str, torch.Tensor]) -> ControlVector:
+def _control(values: dict, tensors: dict[str, Any]) -> ControlVector:
     return ControlVector(**{**values, "labels": tuple(values["labels"])}, **tensors)

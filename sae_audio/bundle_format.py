@@ -58,10 +58,15 @@ class Parts(NamedTuple):
     """Tensors by name, by file (``TENSOR_FILES``)."""
 
 
+def plain_table(table: Mapping) -> dict:
+    """Return a table as JSON-ready values; see ``plain``."""
+    return {str(key): plain(item) for key, item in table.items()}
+
+
 def plain(value: object) -> object:
     """Return JSON-ready values: tensors and arrays as lists, tuples as lists, keys as text, NaN and infinities as None."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return plain_table(value)
     if hasattr(value, "_asdict"):
         return plain(value._asdict())
     if isinstance(value, list | tuple):
@@ -233,10 +238,10 @@ def _expected_atlas(d_sae: int, classes: Mapping[str, int]) -> Expected:
             shape = shapes.get(field.name, (d_sae, ANY) if wide else (d_sae,))
             expected[field.name] = (shape, torch.int64 if field.name in whole else torch.float32)
     for prop, n in classes.items():
-        shapes = {"frames": (n,), "bits": (d_sae,)}
+        sizes = {"frames": (n,), "bits": (d_sae,)}
         for field in fields(Tuning):
             dtype = torch.int64 if field.name == "frames" else torch.float32
-            expected[f"tuning.{prop}.{field.name}"] = (shapes.get(field.name, (d_sae, n)), dtype)
+            expected[f"tuning.{prop}.{field.name}"] = (sizes.get(field.name, (d_sae, n)), dtype)
     return expected
 
 

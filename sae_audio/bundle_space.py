@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 from sae_audio.bundle import Bundle
 from sae_audio.errors import BundleError, ParameterError
@@ -13,7 +13,7 @@ from sae_audio.latent_spaces.signature import same_weights, signature
 def space_of(
     bundle: Bundle,
     *,
-    source: str | os.PathLike | None = None,
+    source: str | Path | None = None,
     revision: str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
@@ -81,9 +81,14 @@ def codec_of(bundle: Bundle, space: LatentSpace | None = None) -> Codec:
     """
     space = space or space_of(bundle)
     check_space(bundle, space)
+    return as_codec(space)
+
+
+def as_codec(space: LatentSpace) -> Codec:
+    """Return a space as the codec that it is; ``ParameterError`` if it cannot be decoded to sound."""
     if not isinstance(space, Codec):
         raise ParameterError(
-            f"'{bundle.spec.name}' cannot be decoded to sound: its features can be seen, but not heard or steered; "
+            f"'{space.spec.name}' cannot be decoded to sound: its features can be seen, but not heard or steered; "
             "use a bundle of a codec such as etude-codec or encodec-24khz"
         )
     return space

@@ -8,31 +8,22 @@ listed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from sae_audio.bundle_format import SAELENS_VARIANTS
+from sae_audio.card_metadata import STABILITY, licence_of_base, metadata
+from sae_audio.card_results import control, probes, reconstruction, stability
 from sae_audio.control import UNITS
 from sae_audio.latent_spaces.table import SPACES
+from sae_audio.markdown import markdown_table
 
 if TYPE_CHECKING:
     from sae_audio.bundle import Bundle
 
-READERS = {
-    "acts": "**SAE features**",
-    "latents": "raw latents",
-    "pca": "PCA, as many numbers per frame",
-    "random": "random dictionary, as sparse",
-    "untrained": "untrained SAE",
-}
 FOLDER = "FOLDER"
 """Stands in the commands of a card for where the bundle is, until ``addressed`` says."""
-SEE_BASE = "see-base-model"
-STABILITY = "Stability AI Community"
-LICENCE_NAMES = {STABILITY: "stable-audio-community"}
-"""Names on the Hub of licences that have no identifier there."""
-TAGS = ["sparse-autoencoder", "mechanistic-interpretability", "audio", "steering", "interpretability"]
 SAELENS_IMPORT = "from sae_lens import SAE"
 SAELENS = f"""
 SAELens loads the SAE as it is:
@@ -83,10 +74,10 @@ def model_card(bundle: Bundle) -> str:
     sections = [
         _introduction(bundle),
         _use(bundle),
-        _reconstruction(bundle),
-        _stability(bundle.metrics.get("stability", {})),
-        _probes(bundle),
-        _control(bundle.metrics.get("control", {}).get("trials", [])),
+        reconstruction(bundle),
+        stability(bundle.metrics.get("stability", {})),
+        probes(bundle),
+        control(bundle.metrics.get("control", {}).get("trials", [])),
         _features(bundle),
         _figures(bundle),
         _limits(bundle),
@@ -94,7 +85,7 @@ def model_card(bundle: Bundle) -> str:
         _provenance(bundle.provenance),
         f"## Citation\n\nThis bundle was made with sae_audio, after\n\n{PAPERS}",
     ]
-    return f"---\n{_metadata(bundle)}\n---\n\n" + "\n\n".join(section.strip() for section in sections if section) + "\n"
+    return f"---\n{metadata(bundle)}\n---\n\n" + "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
 def addressed(card: str, repo_id: str, revision: str | None = None) -> str:
@@ -122,79 +113,6 @@ def addressed(card: str, repo_id: str, revision: str | None = None) -> str:
         .replace(f'from_pretrained("{FOLDER}")', f"from_pretrained({python})")
         .replace(f"--bundle {FOLDER}", f"--bundle {shell}")
     )
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table; floats are shown with three digits, None as an empty cell."""
-    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _metadata(bundle: Bundle) -> str:
-    from huggingface_hub import ModelCardData
-
-    config, spec = bundle.sae.config, bundle.spec
-    results, data = _eval_results(bundle), _data(bundle)
-    base = spec.repo if spec.revision else None  # only a space from the Hub has a revision
-    data = ModelCardData(
-        **_licence_fields(bundle),
-        library_name="sae-audio",
-        pipeline_tag="feature-extraction",
-        tags=[*TAGS, *([] if ":" in spec.name else [spec.name])],  # hf:user/model is no tag
-        base_model=base,
-        base_model_relation="adapter" if base else None,  # unless told the Hub takes it for a fine-tuned model
-        datasets=data.get("dataset"),
-        model_name=f"{spec.name} {config.variant} SAE, {config.d_sae} features" if results else None,
-        eval_results=results or None,
-        sae_audio={"space": spec.name, "tap": spec.tap, "variant": config.variant, "d_sae": config.d_sae},  # read by hub_index
-    )
-    return data.to_yaml()
-
-
-def _eval_results(bundle: Bundle) -> list:
-    from huggingface_hub import EvalResult
-
-    found = [("fvu", "FVU (lower is better)"), ("l0", "active features per frame")]
-    values = [(key, name, bundle.metrics.get("sae", {}).get(key)) for key, name in found]
-    for prop in bundle.properties:
-        score = bundle.metrics.get("probes", {}).get(prop, {}).get("acts", {}).get("balanced_accuracy")
-        values.append(("accuracy", f"{prop} probe, balanced accuracy", score))
-    data = _data(bundle)
-    where = (data.get("dataset") or "custom", data.get("name") or data.get("dataset") or "held-out recordings")
-    part = {f"dataset_{key}": data.get(key) for key in ("config", "split", "revision") if data.get("dataset")}
-    return [
-        EvalResult("feature-extraction", *where, key, float(f"{value:.4g}"), metric_name=label, **part)
-        for key, label, value in values
-        if value is not None
-    ]
-
-
-def _data(bundle: Bundle) -> Mapping:
-    """What it was trained on: ``name``, and ``dataset`` if that is one of the Hub's."""
-    data = bundle.provenance.get("data", {})
-    return data if isinstance(data, Mapping) else {"name": str(data)}
-
-
-def _licence_fields(bundle: Bundle) -> dict[str, str]:
-    """The Hub's metadata of a licence; one that has no identifier there needs a name and a link."""
-    licence = str(bundle.provenance.get("license", "apache-2.0"))
-    if licence != "other" or not bundle.spec.revision:
-        return {"license": licence}
-    name = LICENCE_NAMES.get(_licence_of_base(bundle), SEE_BASE)
-    return {"license": licence, "license_name": name, "license_link": f"https://huggingface.co/{bundle.spec.repo}"}
-
-
-def _licence_of_base(bundle: Bundle) -> str:
-    """What is known of the licence of the base model's weights, without the remark in brackets."""
-    return SPACES[bundle.spec.name].licence.split(" (")[0] if bundle.spec.name in SPACES else ""
 
 
 def _introduction(bundle: Bundle) -> str:
@@ -241,114 +159,10 @@ def _in_saelens(bundle: Bundle) -> bool:
     return bundle.sae.config.variant in SAELENS_VARIANTS
 
 
-def _reconstruction(bundle: Bundle) -> str:
-    sae, config = bundle.metrics.get("sae", {}), bundle.sae.config
-    rows = [
-        ("fraction of variance unexplained", "fvu", "1: the mean of the latents"),
-        ("active features per frame (l0)", "l0", f"{config.d_in}: channels of the latents, {config.d_sae:,}: all features"),
-        ("sparsity, 1 - l0 / features", "sparsity", ""),
-        ("features that never fire", "dead_share", "0: none"),
-        ("frames measured", "n_frames", ""),
-        ("recordings measured", "n_recordings", ""),
-    ]
-    rows = [(text, sae[key], beside) for text, key, beside in rows if key in sae]
-    return "## Reconstruction, on held-out recordings\n\n" + table(("measure", "value", "to compare"), rows) if rows else ""
-
-
-def _stability(again: Mapping) -> str:
-    if not again:
-        return ""
-    levels = {"above_0.7": "cosine above 0.7", "above_0.9": "cosine above 0.9", "mean_cosine": "mean cosine"}
-    rows = [(text, again["steady"].get(key), again["random"].get(key)) for key, text in levels.items()]
-    return f"""\
-## Stability
-
-Features that come again when the SAE is trained on the same data from another seed ({again["seeds"]} further), matched one to one
-by their decoder rows; beside it, the same for random directions.
-
-{table(("measure", "this SAE", "random directions"), rows)}"""
-
-
-def _probes(bundle: Bundle) -> str:
-    scores, regression = bundle.metrics.get("probes", {}), bundle.metrics.get("regression", {})
-    probes = {prop: scores[prop] for prop in bundle.properties if prop in scores}
-    if not probes:
-        return ""
-    rows = []
-    for prop, readers in probes.items():
-        for reader, score in sorted(readers.items(), key=lambda item: list(READERS).index(item[0]) if item[0] in READERS else 99):
-            fit = regression.get(prop, {}).get(reader)
-            columns = [score.get(key) for key in ("accuracy", "balanced_accuracy", "within_one")]
-            rows.append((prop, READERS.get(reader, reader), *columns, fit))
-        score = readers.get("acts") or next(iter(readers.values()))
-        most = score.get("n_classes")
-        rows.append((prop, "*always the most frequent class*", score.get("majority"), 1 / most if most else None, None, None))
-    counts = [
-        f"{prop} {readers['acts']['n_frames']:,} frames in {readers['acts']['n_classes']} classes"
-        for prop, readers in probes.items()
-        if "acts" in readers
-    ]
-    header = ("property", "read from", "accuracy", "balanced accuracy", "within one class", "R²")
-    return f"""\
-## Probes, on held-out recordings
-
-One linear classifier per property, the same for every reader; R² is that of a linear regression of the value itself.
-Measured on {"; ".join(counts)}.
-
-{table(header, rows)}"""
-
-
-def _control(trials: Sequence[Mapping]) -> str:
-    if not trials:
-        return ""
-    rows = []
-    for trial in trials:
-        pitch, loudness, brightness = trial["change"]
-        hits = trial.get("hit_rate")
-        rows.append(
-            (
-                f"{trial['property']} {trial['asked']:+g} {UNITS[trial['property']]}",
-                READERS.get(trial["via"], trial["via"]),
-                "closed" if trial.get("held") else "open",
-                None if trial["reached"] is None else f"{trial['reached']:+.3g}",
-                trial["error"],
-                None if hits is None else f"{hits:.0%}",
-                *(None if value is None else f"{value:+.2f}" for value in (pitch, loudness, brightness)),
-                trial.get("distance"),
-                trial.get("isolation"),
-                trial.get("n_clips"),
-            )
-        )
-    header = (
-        "asked for",
-        "direction from",
-        "loop",
-        "reached",
-        "median error",
-        "within 50 cents",
-        "Δ semitones",
-        "Δ dB",
-        "Δ octaves",
-        "spectral distance",
-        "isolation",
-        "clips",
-    )
-    return f"""\
-## Control, measured on the decoded sound of held-out recordings
-
-Medians over clips, against the codec's own reconstruction. An edit adds a direction to the latents; it was estimated on SAE
-features and carried by the SAE's decoder, or on raw latents (linear both, so they differ by what the SAE loses). In an *open*
-loop the strength comes from the dose-response of other recordings; *closed*, loudness and brightness are measured on the result
-and corrected. *Isolation* is the change asked for over the |change| per frame of the other properties, in standard deviations of
-the audible frames. *Spectral distance* is the mean change of the level-free log-mel spectrum.
-
-{table(header, rows)}"""
-
-
 def _features(bundle: Bundle) -> str:
     atlas = bundle.atlas
     kinds = Counter(name.property or name.text for name in atlas.names)
-    counts = table(
+    counts = markdown_table(
         ("named after", "features"), ((kind, kinds[kind]) for kind in (*bundle.properties, "unnamed", "dead") if kinds[kind])
     )
     best = sorted((i for i in range(atlas.d_sae) if atlas.names[i].property), key=lambda i: (-atlas.names[i].confidence, i))
@@ -368,7 +182,7 @@ def _features(bundle: Bundle) -> str:
 The most certain names. *Confidence* is the share of a feature's firing that its name explains, *bits* the information of the
 firing about the classes of the property (corrected for bias), *precision* the share of firings inside the name.
 
-{table(header, rows)}"""
+{markdown_table(header, rows)}"""
     )
 
 
@@ -404,7 +218,7 @@ def _licence(bundle: Bundle) -> str:
         f"Licence of the weights of [{spec.repo}](https://huggingface.co/{spec.repo}), on whose latents this SAE was trained and "
         f"without which it is of no use: {known}. It binds here too."
     )
-    if _licence_of_base(bundle) == STABILITY:
+    if licence_of_base(bundle) == STABILITY:
         text += " It asks that what is built on the model says *Powered by Stability AI* and comes with a copy of the licence."
     if known.startswith("not stated"):
         text += " Where none is stated nothing is granted: ask its authors before you pass this on or earn with it."
@@ -413,7 +227,7 @@ def _licence(bundle: Bundle) -> str:
 
 def _provenance(provenance: Mapping) -> str:
     rows = sorted(_flat(provenance))
-    return "## Provenance\n\n" + table(("what", "value"), rows) if rows else ""
+    return "## Provenance\n\n" + markdown_table(("what", "value"), rows) if rows else ""
 
 
 def _flat(value: object, name: str = "") -> list[tuple[str, str]]:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import uuid
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from sae_audio.cli_output import write_json
-from sae_audio.errors import OutputError, ParameterError
+from sae_audio.cli_output import free_folder, whole_folder, write_json
+from sae_audio.cli_request import bundle_of, codec_for, model_of, request_of
+from sae_audio.errors import ParameterError
 from sae_audio.files import write_bytes
 
 if TYPE_CHECKING:
-    import torch
-
-    from sae_audio.bundle import Bundle
     from sae_audio.generation import Point, Request, Song
     from sae_audio.generators import Model
     from sae_audio.latent_spaces import Codec
@@ -97,12 +89,12 @@ def _generate(arguments: argparse.Namespace) -> None:
     from sae_audio.audio import write
     from sae_audio.generation import generate
 
-    model = _model(arguments)
+    model = model_of(arguments)
     if _listed(model, arguments):
         return
-    request = _request(model, arguments)
-    bundle = _bundle(arguments) if request.steered else None
-    space = _space(model, bundle, arguments)
+    request = request_of(model, arguments)
+    bundle = bundle_of(arguments) if request.steered else None
+    space = codec_for(model, bundle, arguments)
     with _progress(request) as bar:
         options = {"model": model, "bundle": bundle, "space": space, "hold": arguments.hold}
         song = generate(request, on_step=lambda step: bar.update(), **options)
@@ -125,14 +117,14 @@ def _trace(arguments: argparse.Namespace) -> None:
     from sae_audio.plots.denoising import emergence_curves, panels_of
     from sae_audio.traces import compact_json, scrubber
 
-    model = _model(arguments)
+    model = model_of(arguments)
     if _listed(model, arguments):
         return
-    request, bundle = _request(model, arguments), _bundle(arguments)
-    space, out = _space(model, bundle, arguments), _free_folder(arguments.out)
+    request, bundle = request_of(model, arguments), bundle_of(arguments)
+    space, out = codec_for(model, bundle, arguments), free_folder(arguments.out)
     record = [name for name in arguments.record.split(",") if name]
     listen = _spread(arguments.listen, request.steps)
-    with _whole_folder(out) as folder:
+    with whole_folder(out) as folder:
 
         def keep(point: Point) -> None:
             bar.update()
@@ -153,103 +145,11 @@ def _trace(arguments: argparse.Namespace) -> None:
     write_json(arguments.json, summary)
 
 
-def _model(arguments: argparse.Namespace) -> Model:
-    from sae_audio.generators import load_model
-
-    options = {"revision": arguments.model_revision, "release": arguments.release}
-    return load_model(arguments.model, device=arguments.device, dtype=arguments.dtype, **options)
-
-
 def _listed(model: Model, arguments: argparse.Namespace) -> bool:
     """Print the model's styles if that is what was asked."""
     if arguments.styles:
         print("\n".join(model.generator.style_names or ["none by name: give a .npy vector, words or a clip"]))
     return arguments.styles
-
-
-def _request(model: Model, arguments: argparse.Namespace) -> Request:
-    from sae_audio.cli_moves import parse_features, parse_moves, parse_window
-    from sae_audio.diffrhythm.sampler import time_grid
-    from sae_audio.diffrhythm.style import resolve_style
-    from sae_audio.flow_steering import WHOLE
-    from sae_audio.generation import Request
-
-    names = model.generator.style_names
-    if arguments.style is None and not names:
-        raise ParameterError(f"'{model.name}' has no styles of its own; give --style: a .npy vector, words or a clip")
-    styles = (arguments.style or names[0], arguments.null_style)
-    steering = {"moves": parse_moves(arguments.steer), "features": parse_features(arguments.feature)}
-    style, null = (None if text is None else resolve_style(text, model.generator) for text in styles)
-    if null is None and not names and arguments.cfg != 0:
-        raise ParameterError(
-            f"'{model.name}' has no null style of its own; give --null-style (DiffRhythm's is infer/example/vocal.npy of its "
-            "repository), or --cfg 0 for no guidance"
-        )
-    time_grid(arguments.steps)  # refuses too few of them before a codec is fetched
-    where = {"window": parse_window(arguments.window), "start": arguments.start, "stop": arguments.stop}
-    if tuple(where.values()) != (WHOLE, 0.0, None) and not any(steering.values()):
-        raise ParameterError("--window, --from and --to say where to steer, but nothing is steered; give --steer or --feature")
-    seconds = _seconds(model, arguments.seconds)
-    return Request(
-        style,
-        style_name=styles[0],
-        seconds=seconds,
-        text=_text(model, seconds, arguments),
-        null_style=null,
-        steps=arguments.steps,
-        guidance=arguments.cfg,
-        seed=arguments.seed,
-        **steering,
-        **where,
-    )
-
-
-def _seconds(model: Model, asked: float | None) -> float:
-    """Return the length to make; warn where the model has only ever made its longest song."""
-    from sae_audio.generators import frames_of
-
-    config = model.generator.dit.config
-    if asked is None:
-        return min(5.0, model.longest) if model.generator.style_names else model.longest
-    if frames_of(model, asked) < config.max_frames and not (model.generator.style_names or config.duration):
-        known = f"'{model.name}' knows songs of {model.longest:.2f} s only"
-        warnings.warn(f"{known}; {asked:g} s may sound worse: leave --seconds out", stacklevel=2)
-    return asked
-
-
-def _text(model: Model, seconds: float, arguments: argparse.Namespace) -> torch.Tensor | None:
-    from sae_audio.diffrhythm.lyrics import lyrics_row
-    from sae_audio.etude.notes import notes_row
-    from sae_audio.generators import frames_of
-
-    if arguments.notes and arguments.lyrics:
-        raise ParameterError("--notes and --lyrics were both given; étude-flow plays notes, DiffRhythm sings lyrics")
-    frames = frames_of(model, seconds)
-    if arguments.notes:
-        return notes_row(arguments.notes, frames, model.generator)
-    if arguments.lyrics:
-        return lyrics_row(arguments.lyrics, frames, model.generator, checkpoint=model.path)
-    return None
-
-
-def _bundle(arguments: argparse.Namespace) -> Bundle:
-    from sae_audio.bundle import Bundle
-
-    return Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
-
-
-def _space(model: Model, bundle: Bundle | None, arguments: argparse.Namespace) -> Codec:
-    """Return what decodes: the bundle's space, or without a bundle the model's."""
-    from sae_audio.bundle_space import space_of
-    from sae_audio.generators import check_fits
-    from sae_audio.latent_spaces import load_latent_space
-
-    options = {"source": arguments.source, "revision": arguments.source_revision, "device": arguments.device}
-    options |= {"dtype": arguments.dtype, "trust_remote_code": arguments.trust_remote_code}
-    if bundle is None:
-        return load_latent_space(model.space, **options)
-    check_fits(model, bundle.spec)
-    return space_of(bundle, **options)
 
 
 def _changed(song: Song, space: Codec, request: Request) -> dict:
@@ -267,42 +167,6 @@ def _changed(song: Song, space: Codec, request: Request) -> dict:
     mask = span_mask(before.rms.shape[1], space.spec.frame_rate, request.start, request.stop)
     sound = Sound(song.audio[0], song.sample_rate)
     return describe_change(sound, before, after, mask)
-
-
-def _free_folder(out: str | None) -> Path:
-    """Return the folder to write, which is not there yet or empty."""
-    if out is None:
-        raise ParameterError("trace needs --out, a new or empty folder for what it writes")
-    folder = Path(out)
-    with _writable(folder):
-        taken = folder.exists() and any(folder.iterdir())
-    if taken:
-        raise OutputError(f"'{out}' holds files already; choose a new or empty folder")
-    return folder
-
-
-@contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """Lend a folder beside ``out`` that becomes it at the end, so that an interrupted trace leaves nothing behind."""
-    partial = out.absolute().with_name(f".{out.absolute().name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        with _writable(out):
-            partial.mkdir(parents=True)
-        yield partial
-        with _writable(out):
-            if out.exists():  # empty; not every system renames over a folder
-                out.rmdir()
-            partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _writable(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"'{out}' cannot be made ({error.strerror}); choose another folder") from None
 
 
 def _spread(n: int, steps: int) -> list[int]:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sae_audio.errors import OutputError, ParameterError
 from sae_audio.files import write_bytes
 from sae_audio.sealed import to_json
+
+if TYPE_CHECKING:
+    pass
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -33,3 +42,39 @@ def write_json(target: str | None, values: dict) -> None:
         print(text, end="")
         return
     write_bytes(target, text.encode())
+
+
+def free_folder(out: str | None) -> Path:
+    """Return the folder to write, which is not there yet or empty."""
+    if out is None:
+        raise ParameterError("trace needs --out, a new or empty folder for what it writes")
+    folder = Path(out)
+    with _writable(folder):
+        taken = folder.exists() and any(folder.iterdir())
+    if taken:
+        raise OutputError(f"'{out}' holds files already; choose a new or empty folder")
+    return folder
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """Lend a folder beside ``out`` that becomes it at the end, so that an interrupted trace leaves nothing behind."""
+    partial = out.absolute().with_name(f".{out.absolute().name}.partial-{uuid.uuid4().hex[:8]}")
+    try:
+        with _writable(out):
+            partial.mkdir(parents=True)
+        yield partial
+        with _writable(out):
+            if out.exists():  # empty; not every system renames over a folder
+                out.rmdir()
+            partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _writable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"'{out}' cannot be made ({error.strerror}); choose another folder") from None

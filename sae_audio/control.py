@@ -15,6 +15,7 @@ or "C5".
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,12 +58,12 @@ class ControlVector:
     hit_rate: Tensor
     """[m] share of voiced frames within 50 cents of the note asked for (classes only; empty for an axis)."""
 
-    @property
+    @builtins.property
     def is_axis(self) -> bool:
         """Whether this is one ordered direction (loudness, brightness) rather than one direction per class (pitch)."""
         return len(self.labels) == 1
 
-    @property
+    @builtins.property
     def range(self) -> tuple[float, float]:
         """Smallest and largest change that the calibrated axis reaches, in dB or octaves."""
         _, reached = self._monotone()
@@ -181,10 +182,10 @@ def apply(latents: Tensor, sae: SAE, moves: Sequence[Move]) -> Tensor:
     moves : sequence of (ControlVector, Tensor broadcastable to [B, T, d])
         Each control with its change, from ``axis_change`` or ``note_change``.
     """
-    total: dict[str, Tensor | None] = {"acts": None, "latents": None}
+    total: dict[str, Tensor] = {}
     for control, change in moves:
-        total[control.via] = change if total[control.via] is None else total[control.via] + change
-    return edit(latents, sae, acts=total["acts"], direct=total["latents"])
+        total[control.via] = total[control.via] + change if control.via in total else change
+    return edit(latents, sae, acts=total.get("acts"), direct=total.get("latents"))
 
 
 def axis_change(control: ControlVector, strength: float | Tensor) -> Tensor:

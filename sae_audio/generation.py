@@ -18,16 +18,15 @@ import torch
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
-from sae_audio.bundle_space import space_of
+from sae_audio.bundle_space import as_codec, space_of
 from sae_audio.closed_loop import hold_of, steer_rounds
-from sae_audio.control import AXES
 from sae_audio.diffrhythm.sampler import Hook, Step, sample, time_grid
 from sae_audio.errors import ParameterError
 from sae_audio.flow_steering import WHOLE, Window, steering_hook
 from sae_audio.generators import Model, check_fits, frames_of, load_model, styles_of
 from sae_audio.latent_spaces import Codec, load_latent_space
 from sae_audio.listener import listener
-from sae_audio.moves import Target, span_mask
+from sae_audio.moves import Target, amount, span_mask
 from sae_audio.recording import Point, ProbeReader, Recorder
 from sae_audio.traces import SIGNALS, Trace
 
@@ -204,7 +203,7 @@ def trace(
 def _held(latents: Tensor, unsteered: Tensor, request: Request, bundle: Bundle, space: Codec) -> tuple[Tensor, Tensor]:
     """Return finished latents and their sound with loudness and brightness corrected to what was asked of the unsteered ones."""
     measure, closed = listener(space, mel_bands=0), hold_of(bundle.controls, space.spec.frame_rate)
-    wanted = tuple(float(request.moves.get(name, 0.0)) for name in AXES[1:])
+    wanted = amount(request.moves, "loudness"), amount(request.moves, "brightness")
     mask = span_mask(latents.shape[1], space.spec.frame_rate, request.start, request.stop)
     *_, done = steer_rounds(latents, bundle.sae, [], measure, before=measure(unsteered), wanted=wanted, mask=mask, hold=closed)
     return done.latents, done.heard.audio
@@ -223,7 +222,8 @@ def _sample(
             "which cannot be steered"
         )
     if steer:  # each song has an unsteered twin, in the first half of the batch
-        style, text, noise = (None if value is None else torch.cat([value, value]) for value in (style, text, noise))
+        style, noise = torch.cat([style, style]), torch.cat([noise, noise])
+        text = None if text is None else torch.cat([text, text])
 
     def hook(step: Step) -> Step | None:
         moved = steer(step) if steer else None
@@ -232,10 +232,21 @@ def _sample(
         return moved if along is None else step._replace(v=(along - noise).to(step.v))
 
     device = generator.latent_mean.device
-    style, text, null = (None if value is None else value.to(device) for value in (style, text, request.null_style))
-    sampler = {"steps": request.steps, "guidance": request.guidance, "noise": noise, "hook": hook}
-    latents = sample(generator, style, frames=noise.shape[1], null_style=null, text=text, **sampler).cpu()
-    return latents.chunk(2)[::-1] if steer else (latents, None)
+    latents = sample(
+        generator,
+        style.to(device),
+        frames=noise.shape[1],
+        null_style=None if request.null_style is None else request.null_style.to(device),
+        text=None if text is None else text.to(device),
+        steps=request.steps,
+        guidance=request.guidance,
+        noise=noise,
+        hook=hook,
+    ).cpu()
+    if not steer:
+        return latents, None
+    unsteered, steered = latents.chunk(2)
+    return steered, unsteered
 
 
 def _resolved(step: Step) -> Step:
@@ -244,15 +255,14 @@ def _resolved(step: Step) -> Step:
 
 
 def _second_half(step: Step) -> Step:
-    return Step(step.index, step.t, *(None if value is None else value.chunk(2)[1] for value in step[2:]))
+    x_t, v, x1, v_cond = (value.chunk(2)[1] for value in (step.x_t, step.v, step.x1, step.v_cond))
+    return Step(step.index, step.t, x_t, v, x1, v_cond, None if step.v_null is None else step.v_null.chunk(2)[1])
 
 
 def _conditions(model: Model, request: Request) -> tuple[Tensor, Tensor | None, Tensor]:
     """Style, text and noise, one row per song."""
     style, frames = styles_of(model.generator, request.style), frames_of(model, request.seconds)
-    seeds = request.seed
-    if seeds is None or isinstance(seeds, int):
-        seeds = [None if seeds is None else seeds + i for i in range(len(style))]
+    seeds = _seeds(request.seed, len(style))
     style = style.expand(len(seeds), -1) if len(style) == 1 else style
     if len(seeds) != len(style):
         raise ParameterError(f"{len(seeds)} seeds were given for {len(style)} styles; give one seed, or one per style")
@@ -260,6 +270,12 @@ def _conditions(model: Model, request: Request) -> tuple[Tensor, Tensor | None, 
     if text is not None:
         text = text.expand(len(style), -1) if text.ndim == 1 or len(text) == 1 else text
     return style, text, torch.stack([model.generator.noise(frames, _rng(seed)).cpu() for seed in seeds])
+
+
+def _seeds(seed: int | Sequence[int] | None, songs: int) -> Sequence[int | None]:
+    if seed is None:
+        return [None] * songs
+    return [seed + i for i in range(songs)] if isinstance(seed, int) else seed
 
 
 def _steering(model: Model, request: Request, bundle: Bundle | None, times: Sequence[float]) -> Hook | None:
@@ -280,7 +296,7 @@ def _codec(model: Model, bundle: Bundle | None, space: Codec | None) -> Codec:
     if bundle is not None:
         check_fits(model, bundle.spec)
     if space is None:
-        space = load_latent_space(model.space) if bundle is None else space_of(bundle)
+        space = as_codec(load_latent_space(model.space) if bundle is None else space_of(bundle))
     check_fits(model, space.spec)
     return space
 

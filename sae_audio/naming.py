@@ -166,8 +166,8 @@ def _candidates(
     confidence = explained / entropy(torch.stack((known, frames.sum() - known), 1)).clamp(min=1e-12)
     columns = (low, high, confidence, bits.double(), hits / known.clamp(min=1))
     return [
-        Name(f"{prop} ≈ {names[a]}" if a == b else f"{prop} {names[a]} to {names[b]}", prop, a, b, *measured, n)
-        for a, b, *measured, n in zip(*(column.tolist() for column in columns), firings, strict=True)
+        Name(f"{prop} ≈ {names[a]}" if a == b else f"{prop} {names[a]} to {names[b]}", prop, a, b, sure, told, right, n)
+        for a, b, sure, told, right, n in zip(*(column.tolist() for column in columns), firings, strict=True)
     ]
 
 

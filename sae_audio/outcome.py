@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import csv
 import io
 import math
@@ -45,7 +46,7 @@ class Outcome(NamedTuple):
     hits: float | None
     """Pitch that was asked for: share of the pitched frames within 50 cents of it."""
 
-    @property
+    @builtins.property
     def kept(self) -> bool:
         """Whether the property was to stay as it is."""
         return self.asked == 0
@@ -73,8 +74,10 @@ def outcomes(
         One for each of ``AXES``.
     """
     whole = steered.mask >= WHOLE * steered.mask.max()
-    sides = [Descriptors(*(column[:, whole] for column in side)) for side in (steered.source, steered.before, steered.after)]
-    return [_outcome(bundle, name, *sides, moves.get(name, 0), name in open_ended) for name in AXES]
+    source, before, after = (
+        Descriptors(*(column[:, whole] for column in side)) for side in (steered.source, steered.before, steered.after)
+    )
+    return [_outcome(bundle, name, source, before, after, moves.get(name, 0), name in open_ended) for name in AXES]
 
 
 def curves(steered: Steered, frame_rate: float) -> str:
@@ -114,7 +117,7 @@ def _outcome(
 ) -> Outcome:
     audible = to_db(before.rms) > AUDIBLE_DB
     got = _number(median(changes(before, after), 0)[AXES.index(name)])
-    levels = [_level(name, side) for side in (source, before, after)]
+    levels = _level(name, source), _level(name, before), _level(name, after)
     asked = None if open_ended else _asked(bundle, name, before, target)
     if asked is None or not bool((asked != 0).any()):
         return Outcome(name, *levels, None if asked is None else 0.0, got, None if asked is None else got, None)
@@ -136,7 +139,7 @@ def _asked(bundle: Bundle, name: str, before: Descriptors, target: Target) -> Te
         return torch.full_like(before.rms, float(target))
     except ValueError:
         prop = bundle.properties[name]
-        change = prop.centres[prop.class_index(target)] - axis_values(before, name)
+        change = prop.centres[prop.class_index(str(target))] - axis_values(before, name)
         return change if change.isfinite().any() else None
 
 

@@ -24,7 +24,7 @@ from sae_audio.descriptors import Descriptors, describe
 from sae_audio.errors import ParameterError
 from sae_audio.latent_spaces import Codec, LatentSpace
 from sae_audio.listener import listener
-from sae_audio.moves import Target, asked_moves, control_of, is_move, known_notes, span_mask, wanted_notes
+from sae_audio.moves import Target, amount, asked_moves, control_of, is_move, known_notes, span_mask, wanted_notes
 from sae_audio.pushes import Push, check_push, honest_moves, paper_pushed
 
 
@@ -241,7 +241,7 @@ def steering(
         yield Steered(reconstruction, before.descriptors, before.descriptors, mask, reconstruction, source)
         return
 
-    wanted = (_amount(edit, "loudness"), _amount(edit, "brightness"))
+    wanted = amount(edit.moves, "loudness"), amount(edit.moves, "brightness")
     edits = steer_rounds(pushed, bundle.sae, moves, measure, before=before, wanted=wanted, mask=mask, hold=closed)
     for number in range(1 + rounds):
         doing = f"Correcting loudness and brightness, {number} of {rounds}" if number else "Decoding the steered sound"
@@ -280,10 +280,3 @@ def _check_pitch(bundle: Bundle, target: Target, notes: Tensor) -> None:
         names = [name for name, heard in zip(bundle.properties["pitch"].names, known, strict=True) if heard]
         asked = target[0] if isinstance(target, tuple) else target
         raise ParameterError(f"pitch '{asked}' is out of reach; this bundle knows the notes {names[0]} to {names[-1]}")
-
-
-def _amount(edit: Edit, name: str) -> float:
-    """Decibels or octaves asked for, 0 where nothing is; ``asked_moves`` has refused what is no number."""
-    amount = edit.moves.get(name, 0.0)
-    assert not isinstance(amount, tuple)
-    return float(amount)

@@ -135,15 +135,15 @@ def fit_probe(
     scale = _column_rms(inputs)
     scaled = _scale_columns(inputs, 1 / scale)
     weight, bias = torch.zeros(inputs.shape[1], n_classes), torch.zeros(n_classes)
-    best, best_accuracy = None, -1.0
+    best, best_right = Probe(property, on, weight, bias), -1.0
     for l2 in l2_grid:
         weight, bias = _fit_softmax(scaled, classes, weight, bias, l2, max_iter)
         probe = Probe(property, on, weight / scale[:, None], bias)
-        accuracy = (probe.predict(held_inputs) == held_classes).float().mean().item() if held_classes.numel() else 0.0
-        if accuracy < best_accuracy:
+        right = accuracy(probe.predict(held_inputs), held_classes) if held_classes.numel() else 0.0
+        if right < best_right:
             break  # past the best penalty: weaker ones only overfit more
-        if best is None or accuracy > best_accuracy:
-            best, best_accuracy = probe, accuracy
+        if right > best_right:
+            best, best_right = probe, right
     return best
 
 

@@ -24,7 +24,7 @@ BLOCK = 4096
 class Point(NamedTuple):
     """One point on the way, as ``trace`` hands it on; the last is the result. Tensors are float32 on the CPU."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     """0 to steps − 1."""
     t: float
     """Flow time, 0 (noise) to 1 (the result)."""
@@ -111,7 +111,7 @@ class Recorder:
         signals = {name: getattr(step, name) for name in SIGNALS}
         if missing := [name for name in self.record if signals[name] is None]:
             raise ParameterError(f"{missing[0]} cannot be recorded: without guidance there is no null branch")
-        found = {name: None if value is None else value.cpu() for name, value in signals.items()}
+        found = {name: value.cpu() for name, value in signals.items() if value is not None}
         for name in self.record:
             self._keep(self.latents, name, step.index, self.points - 1, found[name])
         self._point(step.index, step.t, found)
@@ -131,7 +131,7 @@ class Recorder:
             facts,
         )
 
-    def _point(self, index: int, t: float, found: Mapping[str, Tensor | None]) -> None:
+    def _point(self, index: int, t: float, found: Mapping[str, Tensor]) -> None:
         posteriors = self._read(found)
         for key, p in posteriors.items():
             self._keep(self.posteriors, key, index, self.points, p)
@@ -141,10 +141,10 @@ class Recorder:
             self.measured.append(heard.descriptors)
         if self.on_point is not None:
             audio, measured = (None, None) if heard is None else (heard.audio, heard.descriptors)
-            x_t, x1, v, v_null = (found.get(name) for name in SIGNALS)
-            self.on_point(Point(index, t, x_t, x1, v, v_null, posteriors, audio, measured))
+            v, v_null = found.get("v"), found.get("v_null")
+            self.on_point(Point(index, t, found["x_t"], found["x1"], v, v_null, posteriors, audio, measured))
 
-    def _read(self, found: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    def _read(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read all signals in one pass."""
         if not self.probe:
             return {}

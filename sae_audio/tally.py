@@ -131,10 +131,10 @@ def _sorted_by(key: Tensor, *columns: Tensor) -> list[Tensor]:
 
 def _first_of_each(key: Tensor, *columns: Tensor) -> list[Tensor]:
     """First row of each distinct key."""
-    key, *columns = _sorted_by(key, key, *columns)
+    key, *rows = _sorted_by(key, key, *columns)
     first = torch.ones(len(key), dtype=torch.bool)
     first[1:] = key[1:] != key[:-1]
-    return [column[first] for column in columns]
+    return [row[first] for row in rows]
 
 
 class Tally:

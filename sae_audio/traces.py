@@ -223,8 +223,10 @@ def _from_tensors(tensors: dict[str, Tensor], facts: dict, stem: Path) -> Trace:
     latents, posteriors, measured = group(LATENTS), group(POSTERIORS), group(MEASURED)
     times, final, listened = (tensors.pop(name, None) for name in ("times", "final", "listened"))
     wrong = sorted(tensors) + [name for name, value in (("times", times), ("final", final)) if value is None]
-    if wrong or bool(measured) != (listened is not None) or set(measured) not in (set(), set(Descriptors._fields)):
-        raise DataError(f"{stem} has missing or unexpected tensors: {', '.join(wrong) or 'measured'}; it is damaged or foreign")
+    if bool(measured) != (listened is not None) or set(measured) not in (set(), set(Descriptors._fields)):
+        wrong.append("measured")
+    if times is None or final is None or wrong:
+        raise DataError(f"{stem} has missing or unexpected tensors: {', '.join(wrong)}; it is damaged or foreign")
     points, shape = len(times), tuple(final.shape)
     lengths = [(LATENTS, latents, (points - 1, *shape)), (POSTERIORS, posteriors, (points, *shape[:2]))]
     for prefix, rows, expected in lengths:

@@ -9,8 +9,9 @@ import pytest
 from huggingface_hub import ModelCard
 from tiny_bundle import SPEC, tiny_bundle
 
-from sae_audio.card import addressed, model_card, table
+from sae_audio.card import addressed, model_card
 from sae_audio.latent_spaces import SPACES
+from sae_audio.markdown import markdown_table
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +180,7 @@ def test_card_is_the_same_every_time(made, card):
 
 
 def test_table_cells():
-    assert table(("a", "b"), [(1234, None), (0.12345, "x|y\nz"), (1433.3, 0.5)]).splitlines() == [
+    assert markdown_table(("a", "b"), [(1234, None), (0.12345, "x|y\nz"), (1433.3, 0.5)]).splitlines() == [
         "| a | b |",
         "| --- | --- |",
         "| 1,234 |  |",

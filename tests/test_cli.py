@@ -247,7 +247,7 @@ BAD_STEERING = {
     "runs from 0.5 to 0.2": ["--loudness", "3", "--from", "0.5", "--to", "0.2"],
     "invalid float value": ["--loudness", "loud"],
     "'/nowhere/out.wav' cannot be written": ["--loudness", "3", "-o", "/nowhere/out.wav"],
-    "not finite": ["--loudness", "nan"],
+    "give a finite number of dB": ["--loudness", "nan"],
 }
 
 

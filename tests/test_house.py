@@ -14,11 +14,11 @@ PACKAGE = ROOT / "sae_audio"
 LAYERS = (
     "spec errors files",
     """activity atlas calibration catalogue closed_loop control cores denoising descriptors directions disentanglement factors
-    feature_map framing heard metrics naming probes properties sae spectrum tally trackers units yin""",
+    feature_map framing heard markdown metrics naming probes properties sae spectrum tally trackers units yin""",
     "activations audio diffrhythm etude hub_client latent_spaces listener training vocalset",
-    "bundle bundle_format card control_file hub plots sealed traces",
-    """__init__ __main__ audition bundle_space cli cli_dataset cli_generate cli_hub cli_moves cli_output
-    deploy evaluation fit_controls flow_steering frames generation generators hub_index moves outcome pipeline pushes readers
+    "bundle bundle_format card card_metadata card_results control_file hub plots sealed traces",
+    """__init__ __main__ audition bundle_space cli cli_dataset cli_generate cli_hub cli_moves cli_output cli_request deploy
+    evaluation fit_controls flow_steering frames generation generators hub_index moves outcome pipeline pushes readers
     recipe recording report""",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
@@ -98,7 +98,7 @@ def test_pure_modules_touch_no_files_and_show_no_progress():
 
 def test_few_modules_talk_to_the_hub():
     """hub/ moves bundles; the others fetch public checkpoints and data sets, list bundles, or borrow the client's metadata."""
-    others = {"latent_spaces/__init__.py", "generators.py", "activations/dataset.py", "activations/remote.py", "card.py"}
+    others = {"latent_spaces/__init__.py", "generators.py", "activations/dataset.py", "activations/remote.py", "card_metadata.py"}
     others |= {"hub_client.py", "hub_index.py", "deploy.py"}
     talking = {str(path.relative_to(PACKAGE)) for path in module_files() if "import huggingface_hub" in imports_of(path)}
     assert {name for name in talking if not name.startswith("hub/")} <= others

@@ -59,9 +59,9 @@ class DiT(nn.Module):
         )
         self.norm_out = FinalNorm(config)
         self.proj_out = nn.Linear(config.dim, config.mel_dim)
-        for linear in (*(fusion[0] for fusion in self.text_fusion_linears), self.norm_out.linear, self.proj_out):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for module in (self.text_fusion_linears, self.norm_out.linear, self.proj_out):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
 
     def context(
         self, cond: Tensor, text: Tensor, style: Tensor, start: Tensor | None = None, duration: Tensor | None = None

@@ -33,6 +33,9 @@ class Generator(nn.Module):
         Strength of guidance that suits the model; DiffRhythm's is 4.
     """
 
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(self, dit: DiT, style_names: Sequence[str] = (), guidance: float = GUIDANCE) -> None:
         super().__init__()
         config = dit.config

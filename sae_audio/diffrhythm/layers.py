@@ -101,7 +101,7 @@ class TimeEmbedding(nn.Module):
         half = N_SINUSOIDS // 2
         rates = torch.exp(torch.arange(half, device=t.device) * (-math.log(1e4) / (half - 1)))
         angles = TIME_SCALE * t.float()[:, None] * rates
-        return self.time_mlp(torch.cat([angles.sin(), angles.cos()], dim=-1).to(self.time_mlp[0].weight.dtype))
+        return self.time_mlp(torch.cat([angles.sin(), angles.cos()], dim=-1).to(next(self.time_mlp.parameters()).dtype))
 
 
 class TextEmbedding(nn.Module):

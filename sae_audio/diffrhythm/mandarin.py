@@ -159,4 +159,4 @@ def _packages() -> tuple[Any, Any]:
     with tempfile.TemporaryDirectory() as folder:  # jieba would share a cache in /tmp with whoever writes there
         cutter.tmp_dir = folder
         cutter.initialize()
-    return cutter.lcut, lambda word: lazy_pinyin(word, style=Style.BOPOMOFO, errors=list)
+    return cutter.lcut, lambda word: lazy_pinyin(word, style=Style.BOPOMOFO, errors=list)  # type: ignore[arg-type]  # a list is taken, too

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -144,12 +144,14 @@ def window_response(trials: Sequence[Mapping]) -> Figure:
 def _line(ax: Axes, line: Line, kind: str, curve: str) -> None:
     colour, dashes, label = LOOKS[kind]
     values = np.array([_number(value) for value in line.mean])
-    marks = {"marker": "o", "linestyle": "none", "markersize": 6} if dashes == "o" else {"linestyle": dashes, "linewidth": 2.2}
+    points: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 6}
+    marks = points if dashes == "o" else {"linestyle": dashes, "linewidth": 2.2}
     ax.plot(line.times, values, color=colour, label=label, **marks)
-    if line.low is not None and dashes == "o":
-        ax.vlines(line.times, line.low, line.high, color=colour, linewidth=1.5)
-    elif line.low is not None:
-        ax.fill_between(line.times, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+    if line.low is not None and line.high is not None:
+        if dashes == "o":
+            ax.vlines(line.times, line.low, line.high, color=colour, linewidth=1.5)
+        else:
+            ax.fill_between(line.times, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
     if curve == "agreement" and line.decided is not None:
         ax.plot([line.decided] * 2, [AGREED - 0.06, AGREED + 0.06], color=colour, linewidth=2.5)
 

@@ -275,8 +275,9 @@ def _seed_ranges(points: Sequence[Mapping], x: str) -> tuple[list, list, list, l
         values = [point["accuracy"] for point in group]
         mean = sum(values) / len(values)
         rows.append((sum(point[x] for point in group) / len(group), mean, mean - min(values), max(values) - mean))
-    columns = zip(*sorted(rows), strict=True)
-    return tuple(list(column) for column in columns) if rows else ([], [], [], [])
+    rows.sort()
+    at, mean, down, up = ([row[i] for row in rows] for i in range(4))
+    return at, mean, down, up
 
 
 def _responses(ax: Axes, controls: Mapping[str, ControlVector], moved: str, measured: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from sae_audio.properties import Property
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000"
@@ -53,7 +55,7 @@ def dress(ax: Axes, xlabel: str, ylabel: str, title: str = "", grid: bool = Fals
         ax.set_axisbelow(True)
 
 
-def colorbar(figure: Figure, image: object, ax: object, label: str) -> None:
+def colorbar(figure: Figure, image: ScalarMappable, ax: Axes | Sequence[Axes], label: str) -> None:
     """Add a labelled colour bar beside one panel or several."""
     bar = figure.colorbar(image, ax=ax, pad=0.01, fraction=0.03, aspect=25)
     bar.set_label(label, fontsize=11)

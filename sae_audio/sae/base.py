@@ -151,6 +151,8 @@ class SAE(nn.Module):
 
     W_enc: nn.Parameter
     W_dec: nn.Parameter
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: SAEConfig, seed: int = 0) -> None:
         super().__init__()
