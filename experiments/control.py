@@ -36,10 +36,10 @@ from sae_audio.files import make_folder, write_bytes
 from sae_audio.fit_controls import EFFECT_FRAMES, calibrated, uncalibrated_controls
 from sae_audio.frames import MIN_CLASS_FRAMES, Frames, Splits, held_out_clips, sample, spreads
 from sae_audio.heard import Measure, changes, median, spectral_distance
+from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces import Codec
 from sae_audio.listener import listener
 from sae_audio.plots import isolation_matrix, png
-from sae_audio.probes import acts_matrix
 from sae_audio.properties import axis_values
 from sae_audio.readers import readers
 from sae_audio.sae import SAEConfig

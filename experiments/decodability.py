@@ -31,10 +31,11 @@ from sae_audio.errors import DataError
 from sae_audio.evaluation import probe_table, reconstruction_metrics
 from sae_audio.files import make_folder, write_bytes
 from sae_audio.frames import Splits, sample, usable_properties
+from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces import load_latent_space
 from sae_audio.plots import decodability, png
-from sae_audio.probes import acts_matrix
-from sae_audio.properties import Property, property_sets
+from sae_audio.properties import Property
+from sae_audio.property_sets import property_sets
 from sae_audio.readers import readers
 from sae_audio.report import table
 from sae_audio.sae import SAEConfig

@@ -11,6 +11,7 @@ from torch import Tensor
 from sae_audio.control import AUDIBLE_DB
 from sae_audio.descriptors import Descriptors
 from sae_audio.errors import DataError
+from sae_audio.inputs import transposed
 from sae_audio.units import to_db
 
 
@@ -73,7 +74,7 @@ def partial_effects(
     gram = columns.T @ columns
     ridge = torch.full((gram.shape[0],), ridge_frames, dtype=torch.float64)
     ridge[-2:] = 1e-6 * gram.diagonal()[-2:] + 1e-6  # also where a property does not vary at all
-    moments = (_transpose(inputs) @ columns.float()).T.double()
+    moments = (transposed(inputs) @ columns.float()).T.double()
     effects = torch.linalg.solve(gram + ridge.diag(), moments).float()
     counts = torch.bincount(notes[keep & (notes >= 0)], minlength=n_notes)
     return PartialEffects(effects[:n_notes], effects[n_notes + 1], effects[n_notes + 2], counts)
@@ -83,7 +84,7 @@ def class_means(inputs: Tensor, classes: Tensor, n_classes: int) -> Tensor:
     """Return the mean input of each class, [n_classes, d]; the overall mean of the defined frames where a class is unseen."""
     defined = classes >= 0
     onehot = torch.zeros(len(classes), n_classes).index_put_((defined.nonzero()[:, 0], classes[defined]), torch.ones(()))
-    sums = (_transpose(inputs) @ onehot).T
+    sums = (transposed(inputs) @ onehot).T
     counts = onehot.sum(0)[:, None]
     return torch.where(counts > 0, sums / counts.clamp_min(1), sums.sum(0) / counts.sum())
 
@@ -100,7 +101,3 @@ def _demean(columns: Tensor, groups: Tensor, keep: Tensor) -> Tensor:
     sums = torch.zeros(n, columns.shape[1], dtype=columns.dtype).index_add_(0, groups, columns)
     counts = torch.bincount(groups[keep], minlength=n).clamp_min(1)[:, None]
     return torch.where(keep[:, None], columns - (sums / counts)[groups], 0)
-
-
-def _transpose(inputs: Tensor) -> Tensor:
-    return inputs.T if inputs.layout == torch.strided else inputs.transpose(0, 1).to_sparse_csr()

@@ -16,10 +16,11 @@ from sae_audio.closed_loop import Hold, hold_of
 from sae_audio.control import AXES, ControlVector
 from sae_audio.frames import Frames, Splits, audible_axis, held_out_clips, spreads
 from sae_audio.heard import Measure, isolation
+from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces.base import Codec, LatentSpace
 from sae_audio.listener import listener
 from sae_audio.metrics import fvu, l0, matched_cosines, r2
-from sae_audio.probes import Probe, ProbeScore, acts_matrix, fit_probe, fit_ridge, majority_class, score_probe
+from sae_audio.probes import Probe, ProbeScore, fit_probe, fit_ridge, majority_class, score_probe
 from sae_audio.properties import Property
 from sae_audio.readers import Reader
 from sae_audio.sae import SAE

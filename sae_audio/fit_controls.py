@@ -12,9 +12,9 @@ from sae_audio.directions import partial_effects
 from sae_audio.evaluation import reconstruction_distance, score_controls
 from sae_audio.frames import Frames, Splits, held_out_clips, sample, spreads
 from sae_audio.heard import Measure
+from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces.base import Codec
 from sae_audio.listener import listener
-from sae_audio.probes import acts_matrix
 from sae_audio.properties import Property
 from sae_audio.sae import SAE
 

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from sae_audio.errors import DataError, ParameterError
+from sae_audio.inputs import column_rms, scale_columns, select_rows, transposed
 from sae_audio.metrics import accuracy, balanced_accuracy, within_one_bin
-from sae_audio.sae.base import SAE
-from sae_audio.sae.sparse import csr
 
 L2_GRID = (1e-2, 1e-3, 1e-4, 1e-5)
 """Penalties tried, strongest first, so that each fit starts from the solution of a smoother problem."""
@@ -132,8 +131,8 @@ def fit_probe(
             "it needs at least two classes: add recordings that differ in it"
         )
     held_inputs, held_classes = _defined(*validation)
-    scale = _column_rms(inputs)
-    scaled = _scale_columns(inputs, 1 / scale)
+    scale = column_rms(inputs)
+    scaled = scale_columns(inputs, 1 / scale)
     weight, bias = torch.zeros(inputs.shape[1], n_classes), torch.zeros(n_classes)
     best, best_right = Probe(property, on, weight, bias), -1.0
     for l2 in l2_grid:
@@ -227,40 +226,10 @@ def _defined(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return select_rows(inputs, keep.nonzero().squeeze(1)), targets[keep]
 
 
-def select_rows(inputs: Tensor, rows: Tensor) -> Tensor:
-    """Return some rows of a dense or sparse CSR matrix."""
-    if inputs.layout == torch.strided:
-        return inputs[rows]
-    crow, col, values = inputs.crow_indices(), inputs.col_indices(), inputs.values()
-    lengths = (crow[1:] - crow[:-1])[rows]
-    new_rows = torch.arange(len(rows)).repeat_interleave(lengths)
-    within = torch.arange(len(new_rows)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-    taken = crow[rows].repeat_interleave(lengths) + within
-    return csr(new_rows, col[taken], values[taken], (len(rows), inputs.shape[1]))
-
-
-def _column_rms(inputs: Tensor) -> Tensor:
-    if inputs.layout == torch.strided:
-        squares = inputs.square().sum(0)
-    else:
-        squares = torch.zeros(inputs.shape[1]).index_add_(0, inputs.col_indices(), inputs.values().square())
-    rms = (squares / len(inputs)).sqrt()
-    # A feature that hardly ever fires would be blown up by its own scale; a floor keeps the penalty on it.
-    return rms.clamp_min(float(rms.max()) * 1e-3 + 1e-12)
-
-
-def _scale_columns(inputs: Tensor, factors: Tensor) -> Tensor:
-    if inputs.layout == torch.strided:
-        return inputs * factors
-    scaled = inputs.clone()
-    scaled.values().mul_(factors[inputs.col_indices()])
-    return scaled
-
-
 def _fit_softmax(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, l2: float, max_iter: int) -> tuple[Tensor, Tensor]:
     """Minimise mean cross-entropy + l2/2 |W|^2 by L-BFGS; the gradient is written out so that a sparse x stays sparse."""
     weight, bias = weight.clone(), bias.clone()
-    transposed = x.T if x.layout == torch.strided else x.transpose(0, 1).to_sparse_csr()
+    columns = transposed(x)
     rows = torch.arange(len(y))
 
     def closure() -> Tensor:
@@ -269,37 +238,10 @@ def _fit_softmax(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, l2: float, 
         error = log_p.exp_()  # [N, K]; becomes p - onehot
         error[rows, y] -= 1
         error /= len(y)
-        weight.grad, bias.grad = transposed @ error + l2 * weight, error.sum(0)
+        weight.grad, bias.grad = columns @ error + l2 * weight, error.sum(0)
         return loss
 
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=max_iter, history_size=10, line_search_fn="strong_wolfe")
     with torch.no_grad():
         optimizer.step(closure)
     return weight, bias
-
-
-def acts_matrix(sae: SAE, latents: Tensor, *, block: int = 8192) -> Tensor:
-    """Return the activations of flat latents as a sparse CSR matrix, in bounded memory.
-
-    Parameters
-    ----------
-    sae : SAE
-        Any variant.
-    latents : Tensor [N, d_in]
-        Frames.
-    block : int
-        Frames encoded at a time; at most ``block * d_sae`` numbers are dense at once.
-
-    Returns
-    -------
-    Tensor [N, d_sae], layout sparse CSR
-    """
-    rows, columns, values = [], [], []
-    with torch.no_grad():
-        for start, part in zip(range(0, len(latents), block), latents.split(block), strict=True):
-            acts = sae.encode(part)
-            row, column = acts.nonzero(as_tuple=True)
-            rows.append(row + start)
-            columns.append(column)
-            values.append(acts[row, column])
-    return csr(torch.cat(rows), torch.cat(columns), torch.cat(values), (len(latents), sae.config.d_sae))

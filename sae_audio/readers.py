@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sae_audio.probes import acts_matrix
+from sae_audio.inputs import acts_matrix
 from sae_audio.sae import SAE
 from sae_audio.sae.sparse import csr
 from sae_audio.training import started_sae

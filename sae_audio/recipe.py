@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_audio.activations import ActivationStore
-from sae_audio.atlas import Atlas, build_atlas
+from sae_audio.atlas import Atlas
 from sae_audio.bundle import Bundle
 from sae_audio.control import ControlVector
 from sae_audio.evaluation import probe_table, reconstruction_metrics, regression_r2, stability
@@ -28,9 +28,11 @@ from sae_audio.latent_spaces.base import Codec, LatentSpace
 from sae_audio.latent_spaces.signature import signature
 from sae_audio.plots import bundle_figures
 from sae_audio.probes import Probe
-from sae_audio.properties import Property, property_sets
+from sae_audio.properties import Property
+from sae_audio.property_sets import property_sets
 from sae_audio.readers import readers
 from sae_audio.sae import SAE, SAEConfig
+from sae_audio.survey import build_atlas
 from sae_audio.training import TrainConfig, train_sae
 
 

@@ -16,8 +16,8 @@ from sae_audio.control import AUDIBLE_DB, AXES, UNITS
 from sae_audio.descriptors import Descriptors
 from sae_audio.heard import changes, median
 from sae_audio.pipeline import View
-from sae_audio.properties import axis_values, note_name
-from sae_audio.units import midi_to_hz, to_db
+from sae_audio.properties import axis_values
+from sae_audio.units import midi_to_hz, note_name, to_db
 
 SCORES = ("accuracy", "balanced_accuracy", "within_one")
 READ_UNITS = {"pitch": "Hz", "loudness": "dBFS", "brightness": "Hz"}

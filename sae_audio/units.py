@@ -1,12 +1,19 @@
-"""Units of level and pitch: dBFS and MIDI semitones, and how quiet silence is."""
+"""Units of level and pitch: dBFS, how quiet silence is, MIDI semitones, and the names of notes."""
 
 from __future__ import annotations
+
+import math
+import re
 
 import torch
 from torch import Tensor
 
+from sae_audio.errors import ParameterError
+
 FLOOR_DB = -100.0  # dBFS that digital silence is given
 SILENCE_DB = -60.0  # dBFS; quieter frames are unvoiced
+NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+NOTE_NAME = re.compile(r"([A-Ga-g])([#b♯♭]?)(-?\d+)")
 
 
 def to_db(rms: Tensor) -> Tensor:
@@ -34,3 +41,34 @@ def midi_to_hz(midi: Tensor) -> Tensor:
     tensor([440., 220.])
     """
     return 440 * 2 ** ((midi - 69) / 12)
+
+
+def parse_note(text: str) -> float:
+    """Return the MIDI number of a note name; ``C4`` is 60.
+
+    Raises
+    ------
+    ParameterError
+        The text is not a letter A to G, an optional ``#`` or ``b``, and an octave number.
+
+    Examples
+    --------
+    >>> parse_note("A4"), parse_note("F#3"), parse_note("Bb2")
+    (69.0, 54.0, 46.0)
+    """
+    match = NOTE_NAME.fullmatch(text.strip())
+    if not match:
+        raise ParameterError(f"'{text}' is not a note; write a letter A-G, # or b if needed, and the octave, such as C5 or Bb2")
+    letter, accidental, octave = match.groups()
+    shift = {"": 0, "#": 1, "♯": 1, "b": -1, "♭": -1}[accidental]
+    return float(NOTES.index(letter.upper()) + shift + 12 * (int(octave) + 1))
+
+
+def note_name(midi: float) -> str:
+    """Return the name of the nearest note, with sharps.
+
+    >>> note_name(60), note_name(46), note_name(69.4)
+    ('C4', 'A#2', 'A4')
+    """
+    nearest = math.floor(midi + 0.5)
+    return f"{NOTES[nearest % 12]}{nearest // 12 - 1}"

@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 
-from sae_audio.atlas import Atlas, build_atlas, nearest_directions
+from sae_audio.atlas import Atlas
 from sae_audio.errors import ParameterError
 from sae_audio.naming import Name, entropy, mutual_information, preferred_ranges
-from sae_audio.properties import Property, honest_properties
+from sae_audio.properties import Property
+from sae_audio.property_sets import honest_properties
 from sae_audio.sae import SparseActs
+from sae_audio.survey import build_atlas, nearest_directions
 from sae_audio.tally import HISTOGRAM_EDGES
 
 TWO = {"loudness": Property("loudness", "dBFS", (-60.0, -30.0, 0.0), ("soft", "loud"), "dB")}

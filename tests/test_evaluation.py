@@ -10,7 +10,7 @@ from sae_audio.errors import ParameterError
 from sae_audio.evaluation import probe_table, reconstruction_metrics, regression_r2, stability
 from sae_audio.frames import Frames, Splits, held_out_clips, sample, spreads, usable_properties
 from sae_audio.metrics import dead_share, fvu, l0
-from sae_audio.properties import honest_properties, property_sets
+from sae_audio.property_sets import honest_properties, property_sets
 from sae_audio.readers import readers
 from sae_audio.sae import VARIANTS, SAEConfig, build_sae
 from sae_audio.units import midi_to_hz

@@ -12,7 +12,7 @@ from tiny_bundle import score, tiny_bundle
 
 from sae_audio import plots
 from sae_audio.descriptors import Descriptors
-from sae_audio.properties import honest_properties
+from sae_audio.property_sets import honest_properties
 
 RATE, HOP = 16000, 320
 

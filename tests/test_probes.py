@@ -4,16 +4,8 @@ import pytest
 import torch
 
 from sae_audio.errors import DataError, ParameterError
-from sae_audio.probes import (
-    Probe,
-    acts_matrix,
-    chroma_accuracy,
-    fit_probe,
-    fit_ridge,
-    majority_class,
-    score_probe,
-    select_rows,
-)
+from sae_audio.inputs import acts_matrix, select_rows
+from sae_audio.probes import Probe, chroma_accuracy, fit_probe, fit_ridge, majority_class, score_probe
 from sae_audio.sae import SAEConfig, build_sae
 
 

@@ -3,13 +3,13 @@
 import torch
 
 from sae_audio import control
-from sae_audio.atlas import build_atlas
 from sae_audio.bundle import Bundle
 from sae_audio.control import ControlVector
 from sae_audio.probes import Probe
-from sae_audio.properties import honest_properties
+from sae_audio.property_sets import honest_properties
 from sae_audio.sae import SAEConfig, build_sae
 from sae_audio.spec import LatentSpec
+from sae_audio.survey import build_atlas
 
 D_IN, D_SAE, FRAMES = 6, 16, 1200
 SPEC = LatentSpec("etude-codec", "checkpoints/etude-codec", None, 16000, 1, 320, D_IN, "mean")

@@ -7,7 +7,7 @@ import math
 from sae_audio.audio import Sound
 from sae_audio.outcome import Outcome
 from sae_audio.pipeline import Steered
-from sae_audio.properties import note_name
+from sae_audio.units import note_name
 from ui.steer_settings import AS_PLAYED, Ask
 
 DIGITS = {"pitch": 2, "loudness": 2, "brightness": 2}

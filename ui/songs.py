@@ -23,9 +23,9 @@ from sae_audio.diffrhythm.sampler import time_grid
 from sae_audio.files import write_bytes
 from sae_audio.heard import changes, median
 from sae_audio.latent_spaces import CHECKPOINTS
-from sae_audio.properties import axis_values, note_name
+from sae_audio.properties import axis_values
 from sae_audio.traces import Trace, compact_json, load_trace
-from sae_audio.units import to_db
+from sae_audio.units import note_name, to_db
 from ui import session
 from ui.session import Source
 from ui.trajectory import run_of, start

@@ -14,8 +14,8 @@ from sae_audio.control import AXES, ControlVector
 from sae_audio.errors import ParameterError
 from sae_audio.moves import feature_control
 from sae_audio.pipeline import Edit
-from sae_audio.properties import parse_note
 from sae_audio.pushes import MODES, Push, push_control
+from sae_audio.units import parse_note
 
 KIND = "sae_audio steer settings, format 1"
 AS_PLAYED = "as played"

@@ -10,7 +10,7 @@ from sae_audio.errors import ParameterError
 from sae_audio.etude.corpus import FRAME_RATE
 from sae_audio.etude.flow_data import N_TOKENS, note_tokens
 from sae_audio.etude.scores import Note, Score
-from sae_audio.properties import note_name, parse_note
+from sae_audio.units import note_name, parse_note
 
 LOWEST, HIGHEST = 36, 96
 """MIDI range of the corpus that étude-flow learnt from: C2 to C7."""
