@@ -30,6 +30,7 @@ def add_data_options(parser: argparse.ArgumentParser, minutes: float) -> None:
     """Add the options that say what an experiment runs on; ``minutes`` of synthesised music by default."""
     data = parser.add_argument_group("data")
     data.add_argument("--source", help="folder, file or Hub id of the model's checkpoint (default: the space's own)")
+    data.add_argument("--source-revision", metavar="R", help="branch, tag or commit of the model on the Hub")
     data.add_argument(
         "--audio",
         nargs="+",

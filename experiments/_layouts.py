@@ -153,7 +153,7 @@ CORPORA: dict[str, Corpus] = {
         "DAMP-VSEP",
         11.7,
         "41,000 segments of 30 s",
-        "Smule's research licence: on request, non-commercial, not to be passed on",
+        "Smule's; on request, research only",
         "https://zenodo.org/records/3553059",
         "**/vocal*.ogg",
         "arrangement",

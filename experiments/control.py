@@ -197,7 +197,7 @@ def main(options: argparse.Namespace) -> None:
     """Run the experiment."""
     bundle = Bundle.from_pretrained(options.bundle)
     check(options, bundle.spec.name)
-    space = space_of(bundle, source=options.source, device=options.device)
+    space = space_of(bundle, source=options.source, revision=options.source_revision, device=options.device)
     if not isinstance(space, Codec):
         raise LatentSpaceError(
             f"'{bundle.spec.name}' cannot be decoded to sound, which is what this measures; take a codec's bundle"

@@ -180,7 +180,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     """Run the experiment."""
     check(options, options.space)
-    space = load_latent_space(options.space, tap=options.tap, source=options.source, device=options.device)
+    where = {"source": options.source, "revision": options.source_revision}
+    space = load_latent_space(options.space, tap=options.tap, device=options.device, **where)
     store = store_of(options, space)
     splits = Splits.of(store)
     properties = usable_properties(property_sets(options.mode, splits.train.descriptors), splits.train)

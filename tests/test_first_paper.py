@@ -21,6 +21,7 @@ from sae_audio import Bundle
 from sae_audio.activations import audio_sources
 from sae_audio.cli import guarded
 from sae_audio.diffrhythm.dit import DiT, DiTConfig
+from sae_audio.latent_spaces import SPACES as SPACES_TABLE
 from sae_audio.latent_spaces import load_latent_space
 from sae_audio.sae import SAEConfig, build_sae
 
@@ -208,6 +209,25 @@ def test_musdb_gives_vocals_and_any_folder_its_first_folders(tmp_path):
         assert not any("drums" in path.name for paths in found.values() for path in paths)
         assert sorted(len({re.findall(group, str(path))[0] for path in paths}) for paths in found.values()) == [1, 1, 1]
         assert [len(paths) for paths in found.values()] == [2, 2, 2]
+
+
+def test_the_readme_says_what_the_program_does():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[[^\]]+\]\((https\S+)\) \| ([\d.]+) \| [^|]+ \| ([^|]+) \| [^|]+ \| (\w+) \|$", readme, re.MULTILINE)
+    published = [corpus for name, corpus in CORPORA.items() if name != "singing"]
+    assert [(address, float(hours), licence, group) for address, hours, licence, group in rows] == [
+        (corpus.address, corpus.hours, corpus.licence, corpus.group) for corpus in published
+    ]
+    assert sum(corpus.hours for corpus in published) == pytest.approx(31.65) and "31.65 hours" in readme
+    assert all(address in readme for address in CORPORA["singing"].address.split(", "))
+    seconds = 31.65 * 3600
+    sizes = re.findall(r"`--space ([\w-]+)[^|]*\| ([\d.]+) M \| ([\d.]+) GB \|", readme)
+    assert [name for name, *_ in sizes] == list(SPACES)
+    for name, frames, size in sizes:
+        row = SPACES_TABLE[name]
+        expected = seconds * row.sample_rate / row.hop_length
+        assert float(frames) == pytest.approx(expected / 1e6, rel=5e-3)
+        assert float(size) == pytest.approx(expected * (row.d_in + 3) * 4 / 1e9, rel=1e-2)
 
 
 # Splits by folder -----------------------------------------------------------------------------------------------------------

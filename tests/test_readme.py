@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import paper_folders
 import pytest
 import soundfile
 import torch
@@ -47,12 +48,18 @@ SMALL = {
     "sae_audio generate": "--steps 3",
     "sae_audio trace": "--steps 3 --seconds 1",
     "sae_audio eval": "--minutes 1",
+    "--tracker crepe": "--tracker yin",
+    "--space diffrhythm-vae": "--source-revision main",
+    "experiments.decodability --mode": "--widths 2 --l1 0.05 --seeds 1 --steps 3 --batch-size 256 --device cpu",
+    "experiments.control --bundle": "--clips 1 --device cpu",
+    "experiments.emergence --model": "--model DiffRhythm-1_2 --prompts 1 --steps 3 --seconds 0.4 --device cpu",
     "experiments.singing --audio": SMALL_STUDY,
     "experiments.disentanglement --audio": SMALL_STUDY,
 }
-"""Options that make a program's work small; the last of two wins."""
+"""Options that make a program's work small, and do without pinned commits and models of their size; the last of two wins."""
 PUBLIC = {
     "encodec-24khz": {},
+    "diffrhythm-vae": {},
     "ast": {},
     "hubert-base": {},
     "wavlm-base-plus": {"num_hidden_layers": 12},
@@ -92,14 +99,18 @@ def no_figures(monkeypatch):
     monkeypatch.setattr("sae_audio.recipe.bundle_figures", lambda bundle: {})
 
 
+def clone(home):
+    for entry in ROOT.iterdir():
+        if entry.name not in ("runs", "data", "results", ".git"):
+            (home / entry.name).symlink_to(entry)
+
+
 @pytest.fixture
 def home(template, tmp_path, monkeypatch):
     """A user's home, which is also where the clone is and where the commands are typed."""
     home = tmp_path / "home"
     shutil.copytree(template, home)
-    for entry in ROOT.iterdir():
-        if entry.name not in ("runs", ".git"):
-            (home / entry.name).symlink_to(entry)
+    clone(home)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(home)
     return home
@@ -117,16 +128,16 @@ def internet(home, hub, template, monkeypatch):
         if hub.repo(repo_id) is None:
             hub.seed(repo_id, folder)
     if hub.repo("ASLP-lab/DiffRhythm-1_2") is None:
-        hub.seed("ASLP-lab/DiffRhythm-1_2", {"cfm_model.pt": tiny_diffrhythm()})
+        hub.seed("ASLP-lab/DiffRhythm-1_2", {"cfm_model.pt": tiny_diffrhythm(64)})
     for repo_type, name in (("model", "name"), ("model", "bundle"), ("dataset", "name"), ("space", "space")):
         hub.store.repo_path(repo_type, f"user/{name}").unlink(missing_ok=True)
     seed(hub, "user/bundle", SHIPPED)
     return hub
 
 
-def tiny_diffrhythm():
+def tiny_diffrhythm(latents):
     """Return a checkpoint in the layout of DiffRhythm 1.2, few layers of few channels, as the bytes of its file."""
-    config = DiTConfig(dim=64, depth=2, heads=32, text_dim=16, conv_layers=1, time_dim=16)
+    config = DiTConfig(dim=64, depth=2, heads=32, text_dim=16, conv_layers=1, time_dim=16, mel_dim=latents)
     torch.manual_seed(0)
     state = {f"transformer.{key}": value.half() for key, value in DiT(config).state_dict().items()}
     file = io.BytesIO()
@@ -174,6 +185,42 @@ def needs(command, home, hub):
             shutil.copytree(home / "speech", home / "FOLDER" / label)
 
 
+@pytest.fixture(scope="session")
+def paper(template):
+    """Return a function that gives a home where the commands with these outputs were typed, on stand-ins for the corpora."""
+
+    def after(*outputs):
+        home = template / "-".join(("paper", *outputs)).replace("/", "-")
+        if home.exists():
+            return home
+        home.mkdir()
+        clone(home)
+        for name in ("cocochorales", "singing", "groove", "guitarset", "maestro"):
+            paper_folders.WRITERS[name](home / "corpora" / ("vocalset" if name == "singing" else name), seconds=0.6)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HOME", str(home))
+            patch.chdir(home)
+            for command in (command for command in COMMANDS if command.endswith(tuple(f"--out {out}" for out in outputs))):
+                run(made_small([os.path.expanduser(word) for word in shlex.split(command)]), patch)
+        return home
+
+    return after
+
+
+def first_paper(command, home, paper):
+    """Leave in ``home`` what the commands before this one leave there."""
+    before = paper(*(out for out in ("data/paper", "runs/vae") if out in command and not command.endswith(f"--out {out}")))
+    for name in ("corpora", "data", "runs"):
+        if (before / name).exists():
+            shutil.copytree(before / name, home / name, symlinks=True)
+    if "emergence" in command:
+        (home / "DiffRhythm-1_2").mkdir()
+        (home / "DiffRhythm-1_2" / "cfm_model.pt").write_bytes(tiny_diffrhythm(4))  # the tiny autoencoder's four numbers
+        (home / "musiccaps-public.csv").write_text("ytid,caption\na,style.npy\n")
+        for path in (home / "data" / "paper" / "test").rglob("*.wav"):
+            shutil.copy(home / "style.npy", path.with_suffix(".npy"))
+
+
 # The tests ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -185,8 +232,10 @@ ALONE = [c for c in COMMANDS if "pip install" not in c and "app.py" not in c and
 
 
 @pytest.mark.parametrize("command", ALONE)
-def test_commands(command, home, internet, monkeypatch):
+def test_commands(command, home, internet, paper, monkeypatch):
     needs(command, home, internet)
+    if "data/paper" in command:
+        first_paper(command, home, paper)
     words = made_small([os.path.expanduser(word) for word in shlex.split(command)])
     if words[0] == "python":
         run(words, monkeypatch)
