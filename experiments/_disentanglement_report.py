@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from experiments import _published as published
-from experiments._singing_report import groups_of
+from experiments._singing_report import filled_table, groups_of
 from sae_audio.disentanglement import group_interval, mean_interval, top_factors
 from sae_audio.factors import FAMILIES, family
-from sae_audio.markdown import markdown_table
 
 CODES = {
     "dense": "dense state",
@@ -102,7 +101,7 @@ def _paper(rows: Sequence[dict]) -> str:
         ]
         cells = [over_top(mine, rows, name) for name in ("completeness", "r2_in", "effective_dims")]
         body.append((CODES[code], _percent(sparsity), mine[0]["n_dims"], cells[0], said[0], cells[1], said[1], cells[2]))
-    return markdown_table(header, body)
+    return filled_table(header, body)
 
 
 def _honest(rows: Sequence[dict]) -> str:
@@ -128,7 +127,7 @@ def _honest(rows: Sequence[dict]) -> str:
         held, *cells = [over_top(mine, rows, name) for name in names]
         place = CODES[code], _percent(sparsity), mine[0]["n_dims"]
         body.append((*place, held, over_singers(mine, rows), *cells, f"{mean(modular):.2f}" if modular else "", *gaps))
-    return markdown_table(header, body)
+    return filled_table(header, body)
 
 
 def _ordered(rows: Sequence[dict]) -> list[tuple[tuple, list[dict]]]:
@@ -163,4 +162,4 @@ def families(rows: Sequence[dict], key: tuple[str, int]) -> list[str]:
     body = [(name, *(f"{counts[family]:.1f}" for family in FAMILIES)) for name, counts in found.items() if counts]
     if rows[0]["mode"] == "paper" and key in published.FAMILIES:
         body.append(("published (SAE)", *(published.FAMILIES[key].get(family) for family in FAMILIES)))
-    return ["Families of each representation's ten best factors:", "", markdown_table(("", *FAMILIES), body)] if body else []
+    return ["Families of each representation's ten best factors:", "", filled_table(("", *FAMILIES), body)] if body else []

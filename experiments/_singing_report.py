@@ -21,8 +21,11 @@ CODES = {
 READING = """
 Accuracy in per cent on clips of singers that nothing was fitted on; mean ± standard deviation over seeds. *Interval*: 95 % from
 the number of clips alone (Wilson; ±4 points at 400). *Singers*: 95 % over the few test singers (or other groups), by the
-jackknife, which is what holds for other singers. *Difference*: paper mode minus published; **bold** where it is beyond 4 points.
-Of the published rows only AST's come from code without a known defect.
+jackknife, which is what holds for other singers.
+"""
+COMPARING = """
+*Difference*: paper mode minus published; **bold** where it is beyond 4 points. Of the published rows only AST's come from code
+without a known defect.
 """
 
 
@@ -85,7 +88,7 @@ def difference(rows: Sequence[dict], said: float | None) -> str:
 def lines_of(rows: Sequence[dict], note: str = "") -> list[str]:
     """Return the Markdown tables of all spaces."""
     lines = [note, ""] if note else []
-    lines += [READING.strip(), ""]
+    lines += [READING.strip(), *([COMPARING.strip()] if any(row["space"] in published.LAYERS for row in rows) else []), ""]
     for (space,), mine in groups_of(rows, "space").items():
         n, n_classes = mine[0]["n"], mine[0]["n_classes"]
         lines += [f"## {space}: {n} test clips, {n_classes} classes, {len({row['seed'] for row in mine})} seeds", ""]
@@ -105,7 +108,7 @@ def _dense(space: str, rows: Sequence[dict]) -> list[str]:
         said = published.code_accuracy(space, layer, None)
         cells = (percent(paper), clip_interval(paper), difference(paper, said))
         body.append((layer, exact(said), *cells, percent(honest), percent(honest, "balanced"), singer_interval(honest)))
-    return ["### Probes on hidden states", "", markdown_table(header, body)]
+    return ["### Probes on hidden states", "", filled_table(header, body)]
 
 
 def _codes(space: str, layer: int, rows: Sequence[dict], all_rows: Sequence[dict]) -> list[str]:
@@ -123,4 +126,10 @@ def _codes(space: str, layer: int, rows: Sequence[dict], all_rows: Sequence[dict
     said, paper = published.code_accuracy(space, layer, None), dense.get(("paper",), [])
     cells = [percent(dense.get(("honest",), [])), *[""] * (len(codes) - 1)]
     body.append(("dense", exact(said), percent(paper), difference(paper, said), *cells, "", ""))
-    return [f"### Probes on codes of layer {layer}", "", markdown_table(header, body)]
+    return [f"### Probes on codes of layer {layer}", "", filled_table(header, body)]
+
+
+def filled_table(header: Sequence[str], body: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table without the columns that no row fills."""
+    kept = [i for i in range(len(header)) if any(row[i] not in (None, "") for row in body)]
+    return markdown_table([header[i] for i in kept], [[row[i] for i in kept] for row in body])

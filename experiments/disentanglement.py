@@ -31,7 +31,7 @@ from experiments._disentanglement_report import lines_of
 from experiments._figures import entropy_figure, family_figure, sparsity_figure, stamped
 from experiments._singing import CONTROLS, POOLING, Corpus, Job, Sizes, active, dense, encode, fitted_sae
 from experiments._singing_report import groups_of
-from experiments.singing import NOTE, clips_of, corpora, log_of, parser, prepared, rows_of
+from experiments.singing import NOTE, as_file, clips_of, corpora, log_of, parser, prepared, rows_of
 from sae_audio import disentanglement as measures
 from sae_audio.cli import guarded
 from sae_audio.factors import OWN, egemaps, egemaps_names, own_factors
@@ -183,7 +183,7 @@ def main(options: argparse.Namespace) -> None:
     write_bytes(options.out / "disentanglement.md", ("\n".join(lines) + "\n").encode())
     for (space,), mine in groups_of(rows, "space").items():
         for name, draw in {"sparsity": sparsity_figure, "entropy": entropy_figure, "families": family_figure}.items():
-            file = options.out / f"disentanglement-{name}-{space.replace('/', '-')}.png"
+            file = options.out / f"disentanglement-{name}-{as_file(space)}.png"
             write_bytes(file, png(stamped(draw(mine), options.demo)))
     print("\n".join(lines) + f"\nwritten to {options.out}")
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -120,7 +121,14 @@ def corpora(options: argparse.Namespace, clips: list[LabelledClip]) -> Iterator[
     for name in options.space:
         space = check_encoder(load_latent_space(name, source=options.source, device=options.device))
         layers = chosen_layers(options.sae_layers, space) or default_layers(space)
-        yield Corpus("demo" if options.demo else name, space, clips, options.seconds, options.cache, layers, options.cuts)
+        yield Corpus(title_of(options, name), space, clips, options.seconds, options.cache, layers, options.cuts)
+
+
+def title_of(options: argparse.Namespace, name: str) -> str:
+    """Return what to call an encoder's rows; only on VocalSet its name alone, by which the published numbers are found."""
+    if options.demo:
+        return "demo"
+    return name if options.labels == "vocalset" else f"{name} on {options.audio.resolve().name}"
 
 
 def chosen_layers(words: Sequence[str] | None, space: Encoder) -> list[int]:
@@ -174,6 +182,11 @@ def rows_of(jobs: Sequence[Job], measure: Callable[[Job], list[dict]], log: Path
     return [row for job in jobs for row in done[job]]
 
 
+def as_file(name: str) -> str:
+    """Return a name as part of a file's."""
+    return re.sub(r"[^\w.-]", "-", name)
+
+
 def log_of(name: str, corpus: Corpus, *depends: object) -> Path:
     """Return the log of an experiment's finished rows, in a folder named after all that they depend on.
 
@@ -186,7 +199,7 @@ def log_of(name: str, corpus: Corpus, *depends: object) -> Path:
         "seconds": corpus.seconds,
         "depends": depends,
     }
-    return claimed(corpus.cache, f"{name}-{corpus.name}".replace("/", "-"), settings, signature(corpus.space)) / "rows.jsonl"
+    return claimed(corpus.cache, as_file(f"{name}-{corpus.name}"), settings, signature(corpus.space)) / "rows.jsonl"
 
 
 def main(options: argparse.Namespace) -> None:
@@ -196,7 +209,8 @@ def main(options: argparse.Namespace) -> None:
     clips = clips_of(options)
     n_test = sum(clip.split == "test" for clip in clips)
     groups = {split: len({clip.group for clip in clips if clip.split == split}) for split in ("train", "test")}
-    print(f"{len(clips)} clips, {n_test} of them test (published: {published.N_TEST}); groups: {groups}")
+    said = f" (published: {published.N_TEST})" if options.labels == "vocalset" and not options.demo else ""
+    print(f"{len(clips)} clips, {n_test} of them test{said}; groups: {groups}")
     rows: list[dict] = []
     for corpus in corpora(options, clips):
         log = log_of("singing", corpus, asdict(sizes))

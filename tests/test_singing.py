@@ -418,6 +418,23 @@ def test_wrong_options_are_named(arguments, message, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_other_sounds_are_not_compared_with_what_was_published_on_vocalset(clips, hubert, tmp_path, capsys):
+    for clip in (clip for clip in clips if clip.label in ("belt", "breathy", "trill")):
+        copy = tmp_path / "own" / clip.label / f"{clip.group}-{clip.path.name}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(clip.path.read_bytes())
+    what = ["--audio", str(tmp_path / "own"), "--labels", "from-folders", "--group", "(?:fe)?male[0-9]"]
+    model = ["--space", "hubert-base", "--source", hubert.spec.repo, "--sae-layers", "3", "--seconds", "0.2", "--seeds", "1"]
+    small = ["--sparsity", "0.9", "--d-sae", "16", "--sae-epochs", "1", "--probe-epochs", "1", "--sae-steps", "2"]
+    where = ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    for experiment, more in ((singing, []), (disentanglement, ["--factors", "own"])):
+        options = experiment.parse([*what, *model, *small, *where, *more])
+        assert cli.guarded(lambda made=experiment, options=options: made.main(options), debug=True) == 0
+    told = capsys.readouterr().out
+    assert "## hubert-base on own: " in told and "## hubert-base on own, layer 3" in told and "published" not in told
+    assert (tmp_path / "out" / "disentanglement-families-hubert-base-on-own.png").is_file()
+
+
 def test_layers_are_checked(ast):
     assert singing.chosen_layers(["all"], ast) == [0, 1, 2, 3, 4]
     assert singing.chosen_layers(["4", "1"], ast) == [1, 4] and singing.chosen_layers(None, ast) == []
