@@ -2,7 +2,7 @@
 
     python -m experiments.stored_traces [--out checkpoints/etude-flow/traces]        half a minute
 
-Three songs of 3 s, float16: x_t and x̂₁ at some points and the result, with the curves over all points; 0.9 MB together. What
+Three songs of 3 s, float16: x_t and x̂₁ at some points and the result, with the curves over all points; 2 MB together. What
 probes read is left out, since ``ProbeReader(bundle)`` reads it from the latents in milliseconds. ``load_traces(folder)`` reads
 them.
 """
@@ -25,9 +25,9 @@ SONGS = {
     "sax-free": ("alto sax", 3, None),
 }
 """Style, seed and notes; without notes the model makes up its own."""
-POINTS = (0, 3, 6, 10, 15, 20, 26)
-"""Points that are kept besides the result."""
-MOST = 1_000_000
+POINTS = (0, *range(1, 31, 2))
+"""Points that are kept besides the result: every second one, so that scrubbing and replay move evenly."""
+MOST = 2_500_000
 """Bytes of all files together, at most."""
 
 

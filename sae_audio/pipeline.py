@@ -64,12 +64,20 @@ class Steered(NamedTuple):
     """Measured on the input, each [B, T]."""
 
 
+class Stage(NamedTuple):
+    """What ``analysing`` or ``steering`` does next."""
+
+    share: float
+    """Share of the work that is done, 0 to 1."""
+    doing: str
+    """What comes next, in a few words."""
+
+
 def as_sound(sound: Sound | str | os.PathLike) -> Sound:
     """Return a sound as it is, or read it from a file."""
     return sound if isinstance(sound, Sound) else read(sound)
 
 
-@torch.inference_mode()
 def analyse(bundle: Bundle, sound: Sound | str | os.PathLike, *, space: LatentSpace | None = None) -> View:
     """Return a sound's latents, activations, descriptors and probe read-outs.
 
@@ -100,16 +108,34 @@ def analyse(bundle: Bundle, sound: Sound | str | os.PathLike, *, space: LatentSp
     >>> view.acts.shape  # doctest: +SKIP
     torch.Size([500, 1024])
     """
+    *_, view = analysing(bundle, sound, space=space)
+    return view
+
+
+@torch.inference_mode()
+def analysing(bundle: Bundle, sound: Sound | str | os.PathLike, *, space: LatentSpace | None = None) -> Iterator[Stage | View]:
+    """Do what ``analyse`` does, saying before each long step what it is, so that a page can show it and stop in between.
+
+    Yields
+    ------
+    Stage
+        Before the sound is encoded, before it is measured and before features are looked for.
+    View
+        At the end.
+    """
     sound = as_sound(sound)
     space = space or space_of(bundle)
     check_space(bundle, space)
     audio = mixdown(sound, space.spec)
+    yield Stage(0, "Encoding the sound")
     latents = space.encode(audio)[0].cpu()
-    acts = bundle.sae.encode(latents)
+    yield Stage(0.4, "Measuring pitch, loudness and brightness")
     descriptors = Descriptors(*(column[0] for column in describe(audio, space.spec.sample_rate, space.spec.hop_length)))
+    yield Stage(0.8, "Looking for features")
+    acts = bundle.sae.encode(latents)
     posteriors = {name: bundle.probes[f"{name}/acts"].probabilities(acts) for name in bundle.properties}
     top_features = [activity.feature for activity in ranked_activity(acts)]
-    return View(sound, audio[0], latents, acts, descriptors, posteriors, top_features)
+    yield View(sound, audio[0], latents, acts, descriptors, posteriors, top_features)
 
 
 @dataclass(frozen=True)
@@ -130,15 +156,6 @@ class Edit:
     """Seconds over which the change comes in and goes out."""
     hold: bool = True
     """Whether the result is measured and corrected."""
-
-
-class Stage(NamedTuple):
-    """What ``steering`` does next."""
-
-    share: float
-    """Share of the work that is done, 0 to 1."""
-    doing: str
-    """What comes next, in a few words."""
 
 
 def steer(

@@ -182,7 +182,7 @@ def test_an_uploaded_sound_is_shown_and_heard_unchanged_and_deleted_when_its_vis
         assert "A melody" in other.inner_text("#sound-name")
         page.mouse.move(*(page.locator("#timeline .inner").bounding_box()[side] + 200 for side in ("x", "y")))
         assert "440 Hz" in page.inner_text("#timeline .read") and "A4" in page.inner_text("#timeline .read")
-        assert len(list(files.glob("visitors/*/sound.wav"))) == 1
+        assert len(list(files.glob("visitors/*/sound-*.wav"))) == 1
         page.close()
         for _ in range(100):
             if not list(files.glob("visitors/*")):
@@ -200,16 +200,6 @@ def test_a_recording_is_analysed(explore):
     explore.click("#bring .stop-button")
     explore.wait_for_function("document.querySelector('#sound-name').innerText.includes('Recording')", timeout=60_000)
     explore.wait_for_function(f"{AUDIO}[0].duration > 1 && {AUDIO}[0].duration < 10")
-
-
-def test_a_bad_file_is_answered_in_words_and_the_sound_before_stays(explore, tmp_path):
-    bad = tmp_path / "text.wav"
-    bad.write_text("no sound at all\n" * 40)
-    explore.set_input_files("#bring input[type=file]", bad)
-    explore.wait_for_selector(".toast-body", timeout=30_000)
-    said = explore.inner_text(".toast-body")
-    assert "'text.wav' cannot be read as audio" in said and "Traceback" not in said
-    assert "A melody" in explore.inner_text("#sound-name")
 
 
 def test_files_are_saved(explore):

@@ -2,6 +2,7 @@
 
 import ast
 from dataclasses import replace
+from urllib.parse import urlencode
 
 import gradio as gr
 import pytest
@@ -9,10 +10,11 @@ from tiny_bundle import tiny_bundle
 
 from sae_audio.errors import HubError, ParameterError
 from sae_audio.latent_spaces import CHECKPOINTS
-from ui import bundles, session, trust
+from ui import bundles, links, session, trust
 from ui.bundle_view import card, described
 from ui.bundles import FOLDER, HUB, SHIPS
 from ui.session import SHIPPED, Source
+from ui.shared import Linked
 
 pytest_plugins = ["browser"]
 TINY = tiny_bundle()
@@ -105,37 +107,65 @@ def test_folders_are_for_this_machine_only(monkeypatch):
         ask(FOLDER, folder=str(CHECKPOINTS / "etude"))
 
 
-def link(**query) -> list:
+def link(**query) -> bundles.Opened:
     from starlette.requests import Request
 
     text = "&".join(f"{key}={value}" for key, value in query.items())
     scope = {"type": "http", "query_string": text.encode(), "headers": [], "method": "GET", "path": "/"}
-    return list(bundles.from_link(gr.Request(Request(scope))))
+    return bundles.from_link(gr.Request(Request(scope)))
 
 
-def skipped(value) -> bool:
-    return isinstance(value, dict) and value.get("__type__") == "update" and len(value) == 1
+def changes(opened: bundles.Opened) -> dict:
+    """What a link changes, without the rest."""
+    skips = lambda value: isinstance(value, dict) and value.get("__type__") == "update" and len(value) == 1  # noqa: E731
+    return {key: getattr(value, "selected", value) for key, value in opened._asdict().items() if not skips(value)}
 
 
-def test_links_without_a_bundle_change_nothing_but_open_the_atlas_for_a_feature():
-    assert all(skipped(value) for value in link())
-    assert all(skipped(value) for value in link(bundle="etude", tab="steer", feature=42))
-    source, feature, tabs, *rest = link(bundle="etude", feature=42)
-    assert tabs.selected == "atlas" and all(skipped(value) for value in (source, feature, *rest))
+def test_links_of_the_pages_own_bundle():
+    assert changes(link()) == {} == changes(link(bundle="etude")) == changes(link(feature="-1")) == changes(link(feature="x"))
+    assert changes(link(tab="steer")) == {"tab": "steer"} and changes(link(tab="elsewhere")) == {}
+    for query in ({"feature": 42}, {"feature": 42, "bundle": "etude"}):
+        assert changes(link(**query)) == {"feature": 42, "linked": Linked(SHIPPED, 42), "tab": "atlas"}
+    assert changes(link(bundle="etude", tab="steer", feature=42))["tab"] == "steer"
 
 
 def test_a_link_to_a_bundle_of_the_hub(hub, repo_id):
     commit = hub.seed(repo_id, ETUDE)
-    source, feature, tabs, place, repo, revision, said = link(bundle=repo_id, feature=99999)
-    assert source == Source(repo_id, commit) and feature == 0 and tabs.selected == "atlas"
-    assert (place, repo, revision, said) == (HUB, repo_id, commit, "")
+    source = Source(repo_id, commit)
+    form = {"source": source, "place": HUB, "repo": repo_id, "revision": commit}
+    assert changes(link(bundle=repo_id)) == form
+    assert changes(link(bundle=repo_id, feature=42)) == form | {"feature": 42, "linked": Linked(source, 42), "tab": "atlas"}
+    with pytest.warns(UserWarning, match="The link is to feature 99999; this bundle has 0 to 1023"):
+        assert changes(link(bundle=repo_id, feature=99999)) == form | {"tab": "atlas"}
+
+
+def test_a_link_to_a_feature_that_only_the_other_bundle_has(tmp_path):
+    """``?feature=`` is of the link's bundle, whatever the page's own has."""
+    own = session.loaded(SHIPPED)
+    few = replace(TINY, spec=own.bundle.spec)  # 16 features
+    session._bundles[Source(str(tmp_path))] = session.Loaded(few, own.space)
+    with pytest.warns(UserWarning, match="has 0 to 15"):
+        assert "feature" not in changes(link(bundle=tmp_path, feature=42))
+    assert changes(link(bundle=tmp_path, feature=15))["linked"] == Linked(Source(str(tmp_path)), 15)
+
+
+def test_a_link_to_a_folder_is_for_this_machine_only(monkeypatch, tmp_path):
+    folder = tmp_path / "mine"
+    session.loaded(SHIPPED).bundle.save(folder)
+    opened = changes(link(bundle=folder, feature=42))
+    assert opened["source"] == Source(str(folder)) and (opened["place"], opened["folder"]) == (FOLDER, str(folder))
+    assert opened["linked"] == Linked(Source(str(folder)), 42)
+    assert links.link_of(Source(str(folder)))[1] == urlencode({"tab": "atlas", "bundle": folder}, safe="/")
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    refused = changes(link(bundle=folder, feature=42))
+    assert refused["tab"] == "bundle" and "user/name" in refused["said"] and "source" not in refused
 
 
 def test_a_link_to_what_is_no_bundle_asks_first(hub, repo_id):
     hub.seed(repo_id, UNTAGGED)
-    source, _, tabs, place, repo, _, said = link(bundle=repo_id)
-    assert skipped(source) and tabs.selected == "bundle" and (place, repo) == (HUB, repo_id)
-    assert "not tagged" in said and not hub.calls("GET", "/resolve/")
+    opened = changes(link(bundle=repo_id))
+    assert opened["tab"] == "bundle" and (opened["place"], opened["repo"]) == (HUB, repo_id) and "source" not in opened
+    assert "not tagged" in opened["said"] and not hub.calls("GET", "/resolve/")
 
 
 def test_what_is_shown_of_the_shipped_bundle():

@@ -57,14 +57,14 @@ def test_the_first_look_is_there_at_once_and_each_step_is_heard(open_page, axe):
     assert page.locator("#watch canvas").count() == 6 and page.locator("#watch .curve path.l.x1").count() == 3
     song = load_trace(songs.STORED / "piano-arpeggio")
     with torch.inference_mode():
-        expected = session.loaded(session.SHIPPED).space.decode(song.at("x1", 4))[0, 0].clamp(-1, 1 - 2**-15) * 2**15
+        expected = session.loaded(session.SHIPPED).space.decode(song.at("x1", 8))[0, 0].clamp(-1, 1 - 2**-15) * 2**15
     assert np.abs(heard(page, "song 15") - expected.round().numpy()).max() <= 8  # of 32768
     page.click("#watch .play")
     page.wait_for_function("document.querySelector('#watch audio').currentTime > 0.3")
     page.focus("#watch .scrub")
     page.keyboard.press("ArrowRight")
-    assert step_of(page) == "Step 20 of 31"
-    page.wait_for_function("[...document.querySelectorAll('#watch audio')].some(a => a.dataset.sound === 'song 20' && !a.paused)")
+    assert step_of(page) == "Step 17 of 31"
+    page.wait_for_function("[...document.querySelectorAll('#watch audio')].some(a => a.dataset.sound === 'song 17' && !a.paused)")
     times = page.evaluate("[...document.querySelectorAll('#watch audio')].map(a => [a.dataset.sound, a.currentTime, a.paused])")
     assert [paused for _, _, paused in times].count(False) == 1 and times[-1][1] > 0.25  # it went on where it was
     page.keyboard.press("End")

@@ -87,7 +87,7 @@ def test_values_are_said_with_units():
 
 
 def test_nothing_asked_is_the_reconstruction_and_says_so():
-    view, wav16, wav24, *_, controls, _row = run(Ask())
+    view, wav16, wav24, *_, controls, _row, _result = run(Ask())
     sounds = [soundfile.read(track["file"]["path"])[0] for track in view["tracks"]]
     assert np.array_equal(sounds[1], sounds[2]) and controls is None
     assert "Nothing was asked for" in view["notes"][0]
@@ -96,7 +96,7 @@ def test_nothing_asked_is_the_reconstruction_and_says_so():
 
 def test_all_exports_hold_what_was_measured():
     ask = Ask(semitones=5, loudness=-6, start=1, stop=4, fade=0.5, feature=5, amount=1)
-    view, wav16, _, curves, picture, settings, controls, _row = run(ask)
+    view, wav16, _, curves, settings, controls, _row, result = run(ask)
     by = {row["property"]: row for row in view["measured"]}
     assert by["loudness"]["got"] == pytest.approx(-6, abs=0.5) and by["pitch"]["got"] == pytest.approx(5, abs=0.3)
     assert by["brightness"]["asked"] is None and by["loudness"]["said"][3] == "−6.0 dB"
@@ -104,7 +104,7 @@ def test_all_exports_hold_what_was_measured():
         rows = list(csv.DictReader(file))
     assert len(rows) == 300 and float(rows[0]["edit"]) == 0 and float(rows[125]["edit"]) == 1
     assert rows[10]["reconstruction_f0_hz"] == rows[10]["steered_f0_hz"] or float(rows[10]["edit"]) == 0
-    assert from_json(settings) == ask and Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert from_json(settings) == ask and Path(steer.spectrograms(result)).read_bytes().startswith(b"\x89PNG")
     spec, vectors = load_controls(controls)
     assert spec.name == "etude-codec" and set(vectors) == {"pitch", "loudness", "feature 5"}
     assert len(soundfile.read(wav16)[0]) == len(HEARD.sound().samples[0])
@@ -195,6 +195,9 @@ def test_the_api_does_what_the_page_does(app_url):
     view, wav, *_, settings, _controls = client.predict(loudness=-6, stop=1.5, api_name="/steer")
     assert {row["property"]: row for row in view["measured"]}["loudness"]["got"] == pytest.approx(-6, abs=0.5)
     assert soundfile.info(wav).samplerate == 16000
+    assert Path(client.predict(api_name="/steer_spectrograms")).read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(AppError, match="steer the sound first"):
+        Client(app_url, verbose=False).predict(api_name="/steer_spectrograms")
     loaded = client.predict(handle_file(settings), api_name="/steer_load_settings")
     assert loaded[2] == -6 and loaded[5] == 1.5
     classes = client.predict(push="brightness", api_name="/steer_classes")

@@ -1,6 +1,7 @@
 """The Steer tab in a real browser: by clicking, with sound that really plays, on one clock."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +113,10 @@ def test_steer_listen_and_keep(open_page, axe, tmp_path):
     download.value.save_as(tmp_path / "steered.wav")
     saved, rate = soundfile.read(tmp_path / "steered.wav")
     assert rate == 16000 and np.corrcoef(saved, buffers[2])[0, 1] > 0.9999
+    with page.expect_download() as download:
+        page.click("#steer-png")  # drawn when it is asked for
+    assert download.value.suggested_filename.endswith("spectrograms.png")
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
     with page.expect_download() as download:
         page.click("#steer-json")
     download.value.save_as(tmp_path / "settings.json")

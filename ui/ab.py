@@ -55,7 +55,7 @@ def compared(sounds: tuple[Sound, Sound, Sound], steered: Steered, folder: Path,
     measured = (steered.source, steered.before, steered.after)
     tracks = []
     for title, sound, picture, side in zip(TITLES, sounds, levels, measured, strict=True):
-        path = folder / f"{title.lower()}.wav"
+        path = track_of(folder, title)
         write(path, sound.samples.clamp(-1, 1), rate)
         tracks.append(
             {
@@ -76,6 +76,11 @@ def compared(sounds: tuple[Sound, Sound, Sound], steered: Steered, folder: Path,
         "ticks": [[round(float(mel_height(hz, rate)), 4), _hertz(hz)] for hz in TICKS if hz < 0.45 * rate],
         "tracks": tracks,
     }
+
+
+def track_of(folder: Path, title: str) -> Path:
+    """Return where a sound of a result is, by one of ``TITLES``."""
+    return folder / f"{title.lower()}.wav"
 
 
 def _picture(level_db: Tensor, top: float) -> dict:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
-from urllib.parse import urlencode
 
 import gradio as gr
 import torch
@@ -26,13 +24,13 @@ from ui import session
 from ui.component import component
 from ui.feature_card import card_of, feature_card
 from ui.guard import plainly
+from ui.links import link_of
 from ui.session import Source
 from ui.shared import Page, show
 
 ANY = "any"
 NEIGHBOURS = 5
 """Features that the map joins to the chosen one."""
-SPACE = "https://huggingface.co/spaces/"
 MAPS_KEPT = 4
 
 
@@ -85,8 +83,8 @@ def tab(page: Page) -> None:
     page.bundle.change(**find, api_visibility="private")
     chance.click(random_of, filters, page.feature, api_name="atlas_random", show_progress="hidden")
     looked = {"fn": look_at, "inputs": [page.bundle, page.feature], "outputs": [card, view, number]}
-    page.feature.change(**looked, **hidden)
-    page.bundle.change(**looked, **hidden)
+    for event in (Context.block.select, page.feature.change, page.bundle.change):
+        event(**looked, **hidden)
     number.submit(gone_to, [page.bundle, number], [page.feature, card], api_name="atlas_feature", show_progress="hidden")
     view.pick(picked, None, page.feature, **hidden)
     card.pick(picked, None, page.feature, **hidden)
@@ -156,13 +154,6 @@ def export(source: Source, text: str, kind: str, at_least: float, at_most: float
     path = session.folder(request) / f"{source.name.replace('/', '-')} features.csv"
     write_bytes(path, as_csv(bundle.atlas, _found(bundle, text, kind, at_least, at_most)).encode())
     return str(path)
-
-
-def link_of(source: Source) -> tuple[str, str]:
-    """Return the address of the page, empty where the browser knows it better, and the query that names a bundle."""
-    base = SPACE + os.environ["SPACE_ID"] if "SPACE_ID" in os.environ else ""
-    query = {"tab": "atlas", "bundle": source.name}
-    return base, urlencode(query | ({"revision": source.revision} if source.revision else {}), safe="/")
 
 
 def _found(bundle: Bundle, text: str, kind: str, at_least: float, at_most: float) -> list[int]:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import NamedTuple
+
 import gradio as gr
 from gradio.context import Context
 
 from sae_audio.bundle import is_hub_id
 from sae_audio.errors import ParameterError
 from sae_audio.hub_index import Listed, search_bundles
-from sae_audio.latent_spaces import CHECKPOINTS
 from ui import session, trust
 from ui.bundle_view import bundle_view, card, described
 from ui.component import component
 from ui.guard import in_words, plainly
-from ui.session import SHIPPED, Source
-from ui.shared import TABS, Page, show
+from ui.links import LONGEST, read_link
+from ui.session import SHIPPED, Source, ships
+from ui.shared import Linked, Page, show
 
 SHIPS, HUB, FOLDER = "Shipped here", "Hugging Face Hub", "Folder on this computer"
 FOUND = 20
 """Bundles of the Hub that are listed."""
-LONGEST = 300
-"""Letters of a name or a path."""
 TRUST = "It is not tagged as a bundle, and I know whose it is: load it all the same"
 
 
@@ -66,15 +67,9 @@ def tab(page: Page) -> None:
     found.pick(taken, None, [repo, revision], **hidden)
     shown = {"fn": describe, "inputs": page.bundle, "outputs": [view, about], "show_progress": "hidden"}
     page.bundle.change(**shown, api_name="bundle")
-    Context.root_block.load(**shown, api_visibility="private")
-    linked = [page.bundle, page.feature, page.tabs, place, repo, revision, said]
-    Context.root_block.load(from_link, None, linked, **hidden)
-
-
-def ships() -> dict[str, Source]:
-    """Return the bundles that come with the page, by name; its own first."""
-    others = [Source(str(path.parent)) for path in sorted(CHECKPOINTS.glob("*/cfg.json"))]
-    return {SHIPPED.name: SHIPPED} | {source.name: source for source in others if source.name != SHIPPED.name}
+    Context.block.select(**shown, api_visibility="private")
+    opened = [page.bundle, page.feature, page.linked, page.tabs, place, shipped, repo, revision, folder, said]
+    Context.root_block.load(from_link, None, opened, **hidden)
 
 
 @plainly
@@ -140,24 +135,54 @@ def describe(source: Source):
     return described(bundle, source), card(bundle)
 
 
-def from_link(request: gr.Request) -> tuple:
-    """Open a shared link: ``?bundle=user/name&revision=…&feature=42``; a bundle that is not the page's own is looked at first."""
-    query = request.query_params
-    name, revision = query.get("bundle", "")[:LONGEST], query.get("revision", "")[:LONGEST]
-    number = query.get("feature", "")
-    tab = gr.skip() if query.get("tab") in TABS or not number else show("atlas")
-    if not name or name in ships():
-        source = ships().get(name, SHIPPED)
-        return (gr.skip() if source == SHIPPED else source, gr.skip(), tab, *[gr.skip()] * 4)
+class Opened(NamedTuple):
+    """What a link changes on the page; nothing, where it says nothing."""
+
+    source: object = gr.skip()
+    feature: object = gr.skip()
+    linked: object = gr.skip()
+    tab: object = gr.skip()
+    place: object = gr.skip()
+    shipped: object = gr.skip()
+    repo: object = gr.skip()
+    revision: object = gr.skip()
+    folder: object = gr.skip()
+    said: object = gr.skip()
+
+
+def from_link(request: gr.Request) -> Opened:
+    """Open a shared link: its bundle first, then a feature of that bundle. What cannot be had is said."""
+    link = read_link(request.query_params)
+    opened = Opened(tab=show(link.tab)) if link.tab else Opened()
+    if not link.bundle and link.feature is None:
+        return opened
+    name = link.bundle or SHIPPED.name
+    place, form = _place_of(name, link.revision)
     try:
         with in_words():
-            source = chosen(HUB, "", name, revision, False, "")
+            source = chosen(place, name, name, link.revision, False, name)
             bundle, _ = session.loaded(source)
     except gr.Error as error:
-        return gr.skip(), gr.skip(), show("bundle"), HUB, name, revision, f"This link's bundle was not loaded: {error.message}"
-    feature = int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else 0
-    feature = feature if feature < bundle.atlas.d_sae else 0
-    return source, feature, tab, HUB, name, source.revision, ""
+        said = f"This link's bundle was not loaded: {error.message}"
+        return opened._replace(tab=show("bundle"), place=place, **form, said=said)
+    if source != SHIPPED:
+        form |= {"revision": source.revision} if source.on_hub else {}
+        opened = opened._replace(source=source, place=place, **form)
+    if link.feature is None:
+        return opened
+    if link.feature >= bundle.atlas.d_sae:
+        gr.Warning(f"The link is to feature {link.feature}; this bundle has 0 to {bundle.atlas.d_sae - 1}.")
+        return opened
+    return opened._replace(feature=link.feature, linked=Linked(source, link.feature))
+
+
+def _place_of(name: str, revision: str) -> tuple[str, dict[str, str]]:
+    """Where a link's bundle is looked for, and what the form says then. A folder only where this page reads folders."""
+    if name in ships():
+        return SHIPS, {"shipped": name}
+    if trust.folders_allowed() and Path(name).is_dir():
+        return FOLDER, {"folder": name}
+    return HUB, {"repo": name, "revision": revision}
 
 
 def _said(one: Listed) -> str:

@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from sae_audio.bundle import Bundle
 from sae_audio.etude.corpus import SAMPLE_RATE, clip_named
 from sae_audio.latent_spaces import CHECKPOINTS
 from sae_audio.pipeline import View, analyse
 from ui.component import ASSETS
+from ui.feature_card import card_of
 from ui.feature_table import rows_of
 from ui.session import Heard, Source, loaded
 from ui.timeline import picture, track
@@ -61,16 +61,33 @@ class Seen(NamedTuple):
     """Value of a ``timeline``."""
     rows: dict
     """Value of a ``feature_table``."""
+    card: dict | None
+    """Value of a ``feature_card`` of the strongest feature; None where no feature fires."""
+
+    @property
+    def feature(self) -> int | None:
+        """The strongest feature."""
+        return self.rows["rows"][0][0] if self.rows["rows"] else None
+
+    @property
+    def chosen(self) -> dict | None:
+        """Its activation over time, as a ``timeline`` takes it."""
+        return next((one for one in self.picture["features"] if one["feature"] == self.feature), None)
 
 
 def seen(key: str, source: Source) -> Seen:
     """Return what a bundle sees in an example: from the shipped file where the bundle is the shipped one."""
     if Path(source.where).resolve() == ETUDE and _shipped()["bundle"] == fingerprint(ETUDE):
         stored = _shipped()[key]
-        return Seen(stored["picture"] | {"sound": _sound(key)}, stored["rows"])
-    bundle, _ = loaded(source)
-    example, view = by_key(key), view_of(key, source)
-    return Seen(picture(bundle, view, example.title), rows_of(bundle, view))
+        return Seen(stored["picture"] | {"sound": _sound(key)}, stored["rows"], stored["card"])
+    return _seen(key, source)
+
+
+def _seen(key: str, source: Source) -> Seen:
+    (bundle, space), view = loaded(source), view_of(key, source)
+    rows = rows_of(bundle, view)
+    card = card_of(bundle, rows["rows"][0][0], view, space) if rows["rows"] else None
+    return Seen(picture(bundle, view, by_key(key).title), rows, card)
 
 
 @functools.lru_cache(maxsize=8)
@@ -96,16 +113,14 @@ def fingerprint(folder: Path) -> str:
 def make() -> dict:
     """Synthesise the examples and return what the shipped bundle sees in them, as ``examples.json`` holds it."""
     source = Source(str(ETUDE))
-    bundle: Bundle = loaded(source).bundle
     stored: dict = {"bundle": fingerprint(ETUDE)}
     for example in EXAMPLES:
         samples = clip_named(example.clip).render()[: SECONDS * SAMPLE_RATE].copy()
         samples[-FADE:] *= np.linspace(1, 0, FADE)
         soundfile.write(example.heard.path, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        view = view_of(example.key, source)
-        drawn = picture(bundle, view, example.title)
-        drawn.pop("sound")  # it is the FLAC file
-        stored[example.key] = {"picture": drawn, "rows": rows_of(bundle, view)}
+        found = _seen(example.key, source)._asdict()
+        found["picture"].pop("sound")  # it is the FLAC file
+        stored[example.key] = found
     return stored
 
 

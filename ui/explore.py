@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from sae_audio.audition import WAYS, Audition, audition
 from sae_audio.errors import ParameterError
-from sae_audio.pipeline import View, analyse
+from sae_audio.pipeline import Stage, View, analysing
 from sae_audio.units import to_db
 from ui import examples, session
 from ui.examples import EXAMPLES
@@ -21,14 +22,17 @@ from ui.feature_table import feature_table, rows_of
 from ui.gpu import gpu
 from ui.guard import plainly
 from ui.limits import MAX_SECONDS, MODEL
+from ui.refusals import refused, upload_refusals
 from ui.session import Heard, Source
-from ui.shared import Page, show
+from ui.shared import Linked, Page, show
 from ui.timeline import activation_of, picture, timeline, track
 
 BOOST = 3.0
 RECORDED = "audio"
 """What Gradio calls the file of a recording."""
 SAID = {"alone": "feature {f} alone", "remove": "without feature {f}", "boost": "feature {f} ×3"}
+WAITING = (gr.skip(),) * 8
+"""What an analysis returns before it is done: nothing changes."""
 HINT = f"WAV, FLAC, OGG, MP3 or AIFF, up to {MAX_SECONDS:g} s. It is deleted within an hour of your leaving."
 
 
@@ -46,20 +50,29 @@ def tab(page: Page) -> None:
     first = examples.seen(EXAMPLES[0].key, session.SHIPPED)
     with gr.Row(elem_id="bring-row"):
         sound = gr.Audio(
-            sources=["upload", "microphone"], type="filepath", label="Bring a sound", editable=False, elem_id="bring"
+            sources=["upload", "microphone"],
+            type="filepath",
+            label="Bring a sound",
+            editable=False,
+            buttons=[],
+            elem_id="bring",
         )
         with gr.Column(min_width=220, elem_id="examples"):
             gr.Markdown("Or look at an example:")
             buttons = [gr.Button(example.title, size="sm", elem_id=f"example-{example.key}") for example in EXAMPLES]
             gr.Markdown(HINT, elem_id="hint")
-    name = gr.Markdown(f"## {EXAMPLES[0].title}", elem_id="sound-name")
-    view = timeline(first.picture, elem_id="timeline")
+    refusals = upload_refusals("bring")
+    with gr.Row(elem_id="sound-row"):
+        name = gr.Markdown(f"## {EXAMPLES[0].title}", elem_id="sound-name")
+        with gr.Row(visible=False, elem_id="stopping") as stopping:
+            stop = gr.Button("Stop", size="sm", elem_id="bring-stop")
+    view = timeline(first.picture, chosen=first.chosen, elem_id="timeline")
     measured = gr.Markdown("", elem_id="measured")
     with gr.Row():
         with gr.Column(scale=5, min_width=340):
-            table = feature_table(first.rows, elem_id="features")
+            table = feature_table(first.rows, chosen=first.feature, elem_id="features")
         with gr.Column(scale=6, min_width=340):
-            card = feature_card(elem_id="card")
+            card = feature_card(first.card, elem_id="card")
     with gr.Row(elem_id="exports"):
         save_csv = gr.Button("Save activations (CSV)", size="sm")
         save_json = gr.Button("Save this view's settings (JSON)", size="sm")
@@ -69,16 +82,27 @@ def tab(page: Page) -> None:
     look = {"fn": look_at, "inputs": [page.bundle, page.heard, kept, page.feature], "outputs": [card, view, table, kept]}
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
 
-    brought = {"fn": bring, "inputs": [sound, page.bundle], "outputs": [*drawn, sound]} | MODEL
-    for event in (sound.upload(**brought, api_name="analyse"), sound.stop_recording(**brought, api_visibility="private")):
-        event.then(**look, **hidden)
-        event.failure(lambda: None, None, sound, **hidden)
+    brought = {"fn": bring, "inputs": [sound, page.bundle, page.heard], "outputs": [*drawn, stopping, sound]}
+    anew = {"fn": again, "inputs": [page.bundle, page.heard, kept, page.linked, page.feature], "outputs": [*drawn, stopping]}
+    runs = []
+    for event, run, name_of_it in (
+        (sound.upload, brought, {"api_name": "analyse"}),
+        (sound.stop_recording, brought, {"api_visibility": "private"}),
+        (page.bundle.change, anew, {"api_name": "analyse_again"}),
+    ):
+        begun = event(lambda: gr.update(visible=True), None, stopping, **hidden)
+        runs.append(begun.then(**run, **name_of_it, show_progress_on=view, **MODEL))
+    as_before = {"fn": back, "inputs": [page.bundle, kept], "outputs": [page.bundle, stopping, sound]}
+    for run in runs:
+        run.success(**look, **hidden)
+        run.failure(**as_before, **hidden)
+    stop.click(**as_before, cancels=runs, **hidden)
+    refusals.refuse(refused, None, None, **hidden)
     for button, example in zip(buttons, EXAMPLES, strict=True):
         shown = button.click(
             _example(example.key), page.bundle, drawn, api_name=f"example_{example.key.replace('-', '_')}", show_progress="hidden"
         )
         shown.then(**look, **hidden)
-    page.bundle.change(again, [page.bundle, page.heard], drawn, api_name="analyse_again", **MODEL).then(**look, **hidden)
 
     for component in (view, table, card):
         component.pick(picked, None, page.feature, **hidden)
@@ -104,31 +128,62 @@ def tab(page: Page) -> None:
 
 
 @plainly
-def bring(upload: str | None, source: Source, request: gr.Request, progress: gr.Progress = gr.Progress()):  # noqa: B008
-    """Analyse a sound of up to 60 s: returns its name, the picture with all curves, and the features that fire, ranked."""
+def bring(
+    upload: str | None,
+    source: Source,
+    before: Heard | None,
+    request: gr.Request,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> Iterator[tuple]:
+    """Analyse a sound of up to 60 s: returns its name, the picture with all curves, and the features that fire, ranked.
+
+    Until all of that is there, the visitor keeps the sound that they had.
+    """
     if upload is None:
         raise ParameterError("no sound arrived; choose a sound file")
-    progress(0.1, desc="Reading the sound")
+    progress(0, desc="Reading the sound")
     stem = Path(upload).stem
     heard = session.bring(upload, "Recording" if stem == RECORDED else stem.replace("_", " ")[:80], request)
-    progress(0.3, desc="Looking for features")
-    return *_drawn(source, heard), None
+    kept = yield from _looked(source, heard, progress, (*WAITING, gr.skip()))
+    drawn = _drawn(kept)
+    session.settle(heard, before, request)
+    yield *drawn, gr.update(visible=False), None
 
 
 def _example(key: str):
     @plainly
     def seen(source: Source):
-        heard, (drawn, rows) = examples.by_key(key).heard, examples.seen(key, source)
-        return None, heard, f"## {heard.name}", _fresh(drawn), rows, rows["rows"][0][0] if rows["rows"] else None, ""
+        heard, found = examples.by_key(key).heard, examples.seen(key, source)
+        return None, heard, f"## {heard.name}", _fresh(found.picture), found.rows, found.feature, ""
 
     seen.__doc__ = f"Show the example '{examples.by_key(key).title}': its picture and the features that fire, ranked."
     return seen
 
 
 @plainly
-def again(source: Source, heard: Heard | None):
+def again(
+    source: Source,
+    heard: Heard | None,
+    kept: Kept | None,
+    linked: Linked | None,
+    feature: int | None,
+    progress: gr.Progress = gr.Progress(),  # noqa: B008
+) -> Iterator[tuple]:
     """Look at the same sound with the bundle that was picked."""
-    return _drawn(source, heard or EXAMPLES[0].heard)
+    heard = heard or EXAMPLES[0].heard
+    if kept is None or (kept.heard, kept.source) != (heard, source):
+        kept = yield from _looked(source, heard, progress, WAITING)
+        feature = linked.feature if linked is not None and linked.source == source else None
+    else:  # stopped, or asked for once more
+        kept = _dense(kept)
+    yield *_drawn(kept, feature), gr.update(visible=False)
+
+
+@plainly
+def back(source: Source, kept: Kept | None) -> tuple:
+    """Leave the view as it was: the bundle that it was seen with, an empty upload, nothing to stop."""
+    seen_with = session.SHIPPED if kept is None else kept.source
+    return gr.skip() if seen_with == source else seen_with, gr.update(visible=False), None
 
 
 @plainly
@@ -209,9 +264,9 @@ def export_settings(source: Source, heard: Heard | None, feature: int | None, re
 
 
 @gpu(duration=20)
-def _analysed(source: Source, heard: Heard) -> View:
+def _analysing(source: Source, heard: Heard) -> Iterator[Stage | View]:
     bundle, space = session.loaded(source)
-    return analyse(bundle, heard.sound(), space=space)
+    yield from analysing(bundle, heard.sound(), space=space)
 
 
 @gpu(duration=20)
@@ -220,12 +275,24 @@ def _audition(source: Source, view: View, feature: int, way: str):
     return audition(bundle, view, feature, way, space=space, factor=BOOST)
 
 
-def _drawn(source: Source, heard: Heard) -> tuple:
-    bundle, _ = session.loaded(source)
-    kept = Kept(heard, source, _analysed(source, heard))
+def _looked(source: Source, heard: Heard, progress: Callable, waiting: tuple) -> Generator[tuple, None, Kept]:
+    """Look at a sound, saying what is happening and leaving the page as it is meanwhile, so that it can be stopped."""
+    for step in _analysing(source, heard):
+        if isinstance(step, View):
+            return Kept(heard, source, step)
+        progress(step.share, desc=step.doing)
+        yield waiting
+    raise RuntimeError("an analysis ended without its view")
+
+
+def _drawn(kept: Kept, feature: int | None = None) -> tuple:
+    """All that shows a sound, with a feature or else the strongest; the view goes sparse into the visitor's state."""
+    bundle, _ = session.loaded(kept.source)
     rows = rows_of(bundle, kept.view)
-    first = rows["rows"][0][0] if rows["rows"] else None
-    return _sparse(kept), heard, f"## {heard.name}", _fresh(picture(bundle, kept.view, heard.name)), rows, first, ""
+    if feature is None and rows["rows"]:
+        feature = rows["rows"][0][0]
+    heard = kept.heard
+    return _sparse(kept), heard, f"## {heard.name}", _fresh(picture(bundle, kept.view, heard.name)), rows, feature, ""
 
 
 def _fresh(drawn: dict) -> dict:
@@ -237,11 +304,16 @@ def _kept(source: Source, heard: Heard | None, kept: Kept | None) -> Kept:
     """The view of the current sound: kept, shipped, or looked at again."""
     heard = heard or EXAMPLES[0].heard
     if kept is not None and (kept.heard, kept.source) == (heard, source):
-        return kept._replace(view=kept.view._replace(acts=kept.view.acts.to_dense()))
+        return _dense(kept)
     for example in EXAMPLES:
         if example.heard == heard:
             return Kept(heard, source, examples.view_of(example.key, source))
-    return Kept(heard, source, _analysed(source, heard))
+    *_, view = _analysing(source, heard)
+    return Kept(heard, source, view)
+
+
+def _dense(kept: Kept) -> Kept:
+    return kept._replace(view=kept.view._replace(acts=kept.view.acts.to_dense()))
 
 
 def _sparse(kept: Kept) -> Kept:

@@ -49,22 +49,14 @@ generator of the same shape; what it does is no evidence about DiffRhythm.
 
 def tab(page: Page) -> None:
     """Lay out the tab and wire its events."""
-    made = gr.State(None)  # the first song: which bundle reads it is known once the page's is loaded
+    opening = songs.stored(FIRST, _reader(page.bundle.value))
+    made = gr.State(opening)
     with gr.Row(elem_id="watch-row"):
-        with gr.Column(scale=3, min_width=320):
-            stored = gr.Radio(list(STORED_TITLES), value=FIRST, label="Precomputed", container=False, elem_id="watch-stored")
-            view = trajectory(generate_first, elem_id="watch")
-            with gr.Row(elem_id="watch-exports"):
-                saves = {
-                    kind: gr.Button(label, size="sm", elem_id=f"watch-save-{kind}") for kind, label in song_files.EXPORTS.items()
-                }
-                file = gr.DownloadButton("Download", visible="hidden", elem_id="watch-file")
-            gr.Markdown(ABOUT + ("" if flow.diffrhythm_is_here() else ELSEWHERE), elem_id="watch-about")
         with gr.Column(scale=1, min_width=270, elem_id="watch-form"):
             asked = _form()
-            with gr.Row():
+            with gr.Row(elem_id="watch-actions"):
                 go = gr.Button("Generate", variant="primary", size="md", elem_id="watch-go", min_width=80)
-                stop = gr.Button("Cancel", size="md", elem_id="watch-stop", min_width=80)
+                stop = gr.Button("Stop", size="md", elem_id="watch-stop", min_width=80)
             status = gr.HTML("", elem_id="watch-status")
             with gr.Accordion("Steer inside a window", open=False, elem_id="watch-steering"):
                 loudness = gr.Slider(-12, 12, 0, step=1, label="Loudness, dB")
@@ -76,6 +68,15 @@ def tab(page: Page) -> None:
             with gr.Accordion("Control: noised sound", open=False, elem_id="watch-controls"):
                 against = gr.Radio(list(AGAINST), value=next(iter(AGAINST)), label="What is noised")
                 control = gr.Button("Draw the control", size="md", elem_id="watch-control")
+        with gr.Column(scale=3, min_width=320):
+            stored = gr.Radio(list(STORED_TITLES), value=FIRST, label="Precomputed", container=False, elem_id="watch-stored")
+            view = trajectory(songs.view_of(opening), elem_id="watch")
+            with gr.Row(elem_id="watch-exports"):
+                saves = {
+                    kind: gr.Button(label, size="sm", elem_id=f"watch-save-{kind}") for kind, label in song_files.EXPORTS.items()
+                }
+                file = gr.DownloadButton("Download", visible="hidden", elem_id="watch-file")
+            gr.Markdown(ABOUT + ("" if flow.diffrhythm_is_here() else ELSEWHERE), elem_id="watch-about")
     run, step = gr.Textbox("song", label="Run", visible=False), gr.Number(0, precision=0, label="Step", visible=False)
     sound, decode = gr.Audio(visible=False), gr.Button(visible=False)
 
@@ -97,15 +98,6 @@ def tab(page: Page) -> None:
     for kind, button in saves.items():
         done = button.click(saved, [gr.State(kind), made], file, api_name=f"generate_save_{kind}", **HEAR)
         done.then(js=press, api_visibility="private", show_progress="hidden")
-
-
-def generate_first() -> dict:
-    """Return what the tab opens with: a precomputed song, before anything was generated."""
-    return songs.view_of(_first())
-
-
-def _first() -> Made:
-    return songs.stored(FIRST, _reader(session.SHIPPED))
 
 
 def _form() -> list[gr.components.Component]:
@@ -193,7 +185,7 @@ def generate(
 
 @plainly
 def steered(
-    loudness: float, brightness: float, pitch: float, first: float, last: float, made: Made | None, request: gr.Request
+    loudness: float, brightness: float, pitch: float, first: float, last: float, made: Made, request: gr.Request
 ) -> Iterator[tuple]:
     """Make the song in view again, steered at the steps from one flow time to another, and compare it with the unsteered one.
 
@@ -202,7 +194,6 @@ def steered(
     moves = {name: amount for name, amount in (("pitch", pitch), ("loudness", loudness), ("brightness", brightness)) if amount}
     if not moves:
         raise ParameterError("all three amounts are 0; move at least one of loudness, brightness and pitch")
-    made = made or _first()
     model, found, base = flow.generator(made.generator), session.loaded(made.source), songs.trace_of(made, "song")
     wanted = flow.request_of(songs.asked_of(base) | {"moves": moves, "window": (first, last)}, model)
     progress = Progress(made.key, "steered", found.bundle.properties, wanted.steps)
@@ -216,12 +207,11 @@ def steered(
 
 
 @plainly
-def controlled(against: str, made: Made | None, heard: Heard | None, request: gr.Request) -> Iterator[tuple]:
+def controlled(against: str, made: Made, heard: Heard | None, request: gr.Request) -> Iterator[tuple]:
     """Draw the control's curves: sound that is decided from the first, noised to every flow time.
 
     The sound is the song's own end, or the visitor's sound of Explore (its first seconds, as long as the song).
     """
-    made = made or _first()
     model, found, base = flow.generator(made.generator), session.loaded(made.source), songs.trace_of(made, "song")
     along, asked = base.final.float()[:1], songs.asked_of(base)
     if AGAINST[against] == "mine":
@@ -241,25 +231,22 @@ def controlled(against: str, made: Made | None, heard: Heard | None, request: gr
 
 
 @plainly
-def cancelled(made: Made | None) -> dict:
+def cancelled(made: Made) -> dict:
     """Stop what is being made, and show the song that was there before."""
-    made = made or _first()
     return gr.update(value=songs.view_of(made), news={"id": made.key, "over": uuid.uuid4().hex})
 
 
 @plainly
-def hear(made: Made | None, wanted: gr.EventData) -> dict:
+def hear(made: Made, wanted: gr.EventData) -> dict:
     """Decode what the network believes at a step; the view asks for it."""
-    made = made or _first()
     run, step = ("steered" if wanted.run == "steered" else "song"), int(wanted.step)
     sound = track("", *songs.sound_of(made, run, step))
     return gr.update(heard={"id": made.key, "run": run, "step": step, **sound})
 
 
 @plainly
-def hear_step(run: str, step: int, made: Made | None, request: gr.Request) -> str:
+def hear_step(run: str, step: int, made: Made, request: gr.Request) -> str:
     """Decode x̂₁ at a step (the last is the result) of the ``song`` in view, or of its ``steered`` twin, as a WAV file."""
-    made = made or _first()
     view = songs.view_of(made)
     if run not in ("song", "steered") or run not in view["runs"]:
         raise ParameterError(f"there is no run '{run}'; generate a song, or steer it, first")
@@ -270,13 +257,13 @@ def hear_step(run: str, step: int, made: Made | None, request: gr.Request) -> st
 
 
 @plainly
-def saved(kind: str, made: Made | None, request: gr.Request) -> str:
+def saved(kind: str, made: Made, request: gr.Request) -> str:
     """Write something of the song in view as a file, with its steered run and control where there are any.
 
     Curves are CSV, one line per run, property, reader, signal and step; the trace is JSON (all curves and facts); the figure is
     PNG; settings are JSON, what it takes to make the same song again.
     """
-    return str(song_files.written(kind, songs.kept(made or _first(), request)))
+    return str(song_files.written(kind, songs.kept(made, request)))
 
 
 def _watched(points: Generator[Point | Trace], progress: Progress, opening: dict | None = None) -> Iterator[tuple]:

@@ -2,8 +2,8 @@
 
 MAX_SECONDS = 60.0
 """Longest sound that a visitor can bring, in seconds, decoded."""
-MAX_FILE = "30mb"
-"""Largest upload."""
+MAX_MB = 30
+"""Largest upload, in units of 1024² bytes."""
 BUNDLES_LOADED = 2
 """Bundles kept in memory for all visitors together."""
 WAITING = 64

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import threading
+import uuid
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
@@ -64,6 +65,13 @@ class Heard(NamedTuple):
 
 SHIPPED = Source(os.environ.get("BUNDLE", str(CHECKPOINTS / "etude")), os.environ.get("BUNDLE_REVISION"))
 """Bundle that the page opens with."""
+
+
+def ships() -> dict[str, Source]:
+    """Return the bundles that come with the page, by name; the one that it opens with first."""
+    others = [Source(str(path.parent)) for path in sorted(CHECKPOINTS.glob("*/cfg.json"))]
+    return {SHIPPED.name: SHIPPED} | {source.name: source for source in others if source.name != SHIPPED.name}
+
 
 _SECRET = secrets.token_bytes(32)
 _bundles: OrderedDict[Source, Loaded] = OrderedDict()
@@ -128,7 +136,7 @@ def folder(request: gr.Request) -> Path:
 
 
 def bring(upload: str, name: str, request: gr.Request) -> Heard:
-    """Make a file the visitor's sound: checked, and copied to their folder in place of the one before.
+    """Copy a sound file to the visitor's folder, checked. The one before stays until ``settle``.
 
     Raises
     ------
@@ -136,9 +144,17 @@ def bring(upload: str, name: str, request: gr.Request) -> Heard:
         It cannot be read, or is outside the limits.
     """
     read(upload, max_minutes=MAX_SECONDS / 60)
-    path = folder(request) / f"sound{Path(upload).suffix.lower()}"
+    path = folder(request) / f"sound-{uuid.uuid4().hex[:8]}{Path(upload).suffix.lower()}"
     shutil.copyfile(upload, path)
     return Heard(name, str(path))
+
+
+def settle(heard: Heard, before: Heard | None, request: gr.Request) -> None:
+    """Make a sound the visitor's: of the others only the one before is kept, for what may still be at work on it."""
+    stay = {heard.path, before.path if before else None}
+    for path in folder(request).glob("sound-*"):
+        if str(path) not in stay:
+            path.unlink(missing_ok=True)
 
 
 def leave(request: gr.Request) -> None:

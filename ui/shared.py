@@ -7,6 +7,7 @@ Whatever it needs from the others is in ``Page``:
 - ``page.heard`` gives the visitor's current sound, a ``Heard`` (``heard.sound()``), set by Explore; None before there is one.
 - ``page.feature`` is the feature that is looked at, an int, in all tabs: return a new one into it and every tab that listens with
   ``page.feature.change(...)`` follows.
+- ``page.linked`` is the feature that a shared link asked for, with its bundle: what is shown anew for that bundle keeps it.
 - ``show("steer")`` returned into ``page.tabs`` takes the visitor to a tab, for example together with a feature.
 
 Handlers are wrapped in ``guard.plainly``, have a docstring (the API shows it) and an ``api_name``; those that run a model take
@@ -21,8 +22,19 @@ from typing import NamedTuple
 
 import gradio as gr
 
+from ui.session import Source
+
 TABS = {"explore": "Explore", "steer": "Steer", "generate": "Generate & watch", "atlas": "Atlas", "bundle": "Bundle"}
 """Titles of the tabs, by id."""
+
+
+class Linked(NamedTuple):
+    """What a shared link points to."""
+
+    source: Source
+    """Its bundle."""
+    feature: int
+    """A feature of that bundle."""
 
 
 class Page(NamedTuple):
@@ -34,6 +46,8 @@ class Page(NamedTuple):
     """``session.Heard`` or None: the visitor's sound."""
     feature: gr.State
     """int or None: the feature that is looked at."""
+    linked: gr.State
+    """``Linked`` or None."""
     tabs: gr.Tabs
     """Returning ``show("steer")`` into it opens a tab."""
 

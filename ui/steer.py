@@ -7,23 +7,23 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import gradio as gr
-from gradio.context import Context
 
-from sae_audio.audio import Sound, write
+from sae_audio.audio import Sound, read, write
 from sae_audio.bundle import Bundle
 from sae_audio.control import AXES
 from sae_audio.control_file import save_controls
 from sae_audio.errors import ParameterError
 from sae_audio.files import write_bytes
-from sae_audio.latent_spaces import Codec
+from sae_audio.latent_spaces import Codec, LatentSpace
 from sae_audio.outcome import curves, outcomes
 from sae_audio.pipeline import Stage, Steered, steering
 from sae_audio.plots import png, side_by_side
 from sae_audio.pushes import MODES
 from ui import session
-from ui.ab import TITLES, ab_player, compared
+from ui.ab import TITLES, ab_player, compared, track_of
 from ui.gpu import gpu
 from ui.guard import plainly
 from ui.limits import MODEL
@@ -39,10 +39,11 @@ EXPORTS = {
     "wav16": "WAV, 16 bit",
     "wav24": "WAV, 24 bit",
     "csv": "Measured curves (CSV)",
-    "png": "Spectrograms (PNG)",
     "json": "Settings (JSON)",
     "controls": "Control vectors (safetensors)",
 }
+BOUNDED = ("semitones", "note", "loudness", "brightness")
+"""Controls whose limits are the bundle's."""
 PUSH_ABOUT = """
 **honest** adds α × the difference between the class and what each frame is now, and keeps what the SAE does not explain.
 **paper** is the rule of [arXiv 2510.23802](https://arxiv.org/abs/2510.23802): decode(RMSNorm(a + α w)), w being the probe's
@@ -51,45 +52,58 @@ the direction shares with those of the other properties. α = 0 is no edit. A pu
 """
 
 
+class Result(NamedTuple):
+    """Where the last result of a visitor is."""
+
+    folder: str
+    stem: str
+    """Beginning of its files' names."""
+
+
 def tab(page: Page) -> None:
     """Lay out the tab and wire its events."""
     with gr.Row(elem_id="steer-sound-row"):
-        sound = gr.Markdown(elem_id="steer-sound")
+        sound = gr.Markdown(title_of(page.heard.value), elem_id="steer-sound")
         other = gr.Button("Choose another sound", size="sm", elem_id="steer-other")
-    why = gr.Markdown(visible=False, elem_id="steer-why")
-    form = _form()
+    bundle, space = session.loaded(page.bundle.value)
+    why = gr.Markdown(why_not(bundle, space), visible=not isinstance(space, Codec), elem_id="steer-why")
+    form = _form(bundle, page.feature.value or 0)
     with gr.Row(elem_id="steer-actions"):
-        go = gr.Button("Steer", variant="primary", size="md", elem_id="steer-go")
+        go = gr.Button("Steer", variant="primary", size="md", interactive=isinstance(space, Codec), elem_id="steer-go")
         stop = gr.Button("Stop", size="md", elem_id="steer-stop")
         reset = gr.Button("Reset", size="md", elem_id="steer-reset")
         load = gr.UploadButton("Load settings", size="md", file_types=[".json"], elem_id="steer-load")
     view = ab_player(elem_id="ab")
     with gr.Row(visible=False, elem_id="steer-exports") as row:
         exports = [gr.DownloadButton(label, size="sm", elem_id=f"steer-{key}") for key, label in EXPORTS.items()]
+        draw = gr.Button("Spectrograms (PNG)", size="sm", elem_id="steer-png")
+        file = gr.DownloadButton("Download", visible="hidden", elem_id="steer-file")
+    result = gr.State(None)
 
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
     fields = list(form.values())
     run = go.click(
-        steer_sound, [page.bundle, page.heard, *fields], [view, *exports, row], api_name="steer", show_progress_on=view, **MODEL
+        steer_sound,
+        [page.bundle, page.heard, *fields],
+        [view, *exports, row, result],
+        api_name="steer",
+        show_progress_on=view,
+        **MODEL,
     )
     stop.click(None, cancels=[run], **hidden)
     reset.click(rest, page.feature, fields, api_name="steer_reset", show_progress="hidden")
     load.upload(load_settings, [page.bundle, load], fields, api_name="steer_load_settings", show_progress="hidden")
-    limits = [form[name] for name in ("semitones", "note", "loudness", "brightness")]
-    bounds = {"fn": bounds_of, "inputs": page.bundle, "outputs": limits, "show_progress": "hidden"}
-    page.bundle.change(**bounds, api_name="steer_limits")
-    Context.root_block.load(**bounds, api_visibility="private")
-    able = {"fn": able_of, "inputs": page.bundle, "outputs": [why, go], "show_progress": "hidden"}
-    page.bundle.change(**able, api_name="steer_able")
-    Context.root_block.load(**able, api_visibility="private")
+    page.bundle.change(bounds_of, page.bundle, [form[name] for name in BOUNDED], api_name="steer_limits", show_progress="hidden")
+    page.bundle.change(able_of, page.bundle, [why, go], api_name="steer_able", show_progress="hidden")
     named = {"fn": name_of, "inputs": [page.bundle, form["feature"]], "outputs": form["feature"]}
     form["feature"].change(**named, **hidden)
     page.feature.change(lambda feature: feature or 0, page.feature, form["feature"], **hidden)
     classes = [page.bundle, form["push"], form["target"]]
     form["push"].change(classes_of, classes, form["target"], api_name="steer_classes", show_progress="hidden")
-    for event in (page.heard.change, Context.root_block.load):
-        event(title_of, page.heard, sound, **hidden)
+    page.heard.change(title_of, page.heard, sound, **hidden)
     page.heard.change(lambda: (None, gr.update(visible=False)), None, [view, row], **hidden)
+    press = "() => setTimeout(() => document.querySelector('#steer-file')?.click(), 100)"
+    draw.click(spectrograms, result, file, api_name="steer_spectrograms", show_progress="hidden").then(js=press, **hidden)
     other.click(lambda: show("explore"), None, page.tabs, **hidden)
 
 
@@ -98,29 +112,23 @@ def rest(feature: int | None) -> tuple:
     return tuple(Ask(feature=feature or 0))
 
 
-def _form() -> dict[str, gr.components.Component]:
-    """The inputs, in the order of ``Ask``."""
-    form = {}
+def _form(bundle: Bundle, feature: int) -> dict[str, gr.components.Component]:
+    """The inputs, in the order of ``Ask``, as wide as a bundle allows."""
+    form, bounds = {}, bounds_in(bundle)
     with gr.Row(elem_classes="steer-row"):
         with gr.Column(min_width=250):
             form["semitones"] = gr.Slider(
-                -MOST_SEMITONES, MOST_SEMITONES, 0, step=1, label="Pitch, semitones", buttons=[], elem_id="steer-semitones"
+                step=1, label="Pitch, semitones", buttons=[], elem_id="steer-semitones", **bounds["semitones"]
             )
             form["note"] = gr.Dropdown(
-                [AS_PLAYED], value=AS_PLAYED, label="or everything to one note", allow_custom_value=True, elem_id="steer-note"
+                label="or everything to one note", allow_custom_value=True, elem_id="steer-note", **bounds["note"]
             )
         with gr.Column(min_width=250):
             form["loudness"] = gr.Slider(
-                -MOST_DB, MOST_DB, 0, step=0.5, label="Loudness, dB", buttons=[], elem_id="steer-loudness"
+                step=0.5, label="Loudness, dB", buttons=[], elem_id="steer-loudness", **bounds["loudness"]
             )
             form["brightness"] = gr.Slider(
-                -MOST_OCTAVES,
-                MOST_OCTAVES,
-                0,
-                step=0.05,
-                label="Brightness, octaves",
-                buttons=[],
-                elem_id="steer-brightness",
+                step=0.05, label="Brightness, octaves", buttons=[], elem_id="steer-brightness", **bounds["brightness"]
             )
         with gr.Column(min_width=250):
             with gr.Row(elem_classes="steer-pair"):
@@ -129,13 +137,13 @@ def _form() -> dict[str, gr.components.Component]:
             form["fade"] = gr.Slider(0, 3, 0, step=0.05, label="Fade in and out, s", buttons=[], elem_id="steer-fade")
     with gr.Accordion("Single features", elem_id="steer-features"), gr.Row(elem_classes="steer-row"):
         form["feature"] = gr.Number(
-            0,
+            feature,
             label="Feature",
             precision=0,
             minimum=0,
             min_width=200,
             elem_id="steer-feature",
-            info="the one chosen on the page",
+            info=bundle.atlas.names[feature].text,
         )
         form["amount"] = gr.Slider(
             -5,
@@ -207,24 +215,33 @@ def steer_sound(
         )
     )
     bundle, _ = session.loaded(source)
-    done, waiting = None, [gr.skip()] * (2 + len(EXPORTS))
+    done, waiting = None, [gr.skip()] * (3 + len(EXPORTS))
     for step in _steering(source, heard, ask):
         if isinstance(step, Stage):
             progress(step.share, desc=step.doing)
             yield tuple(waiting)
         else:
             done = step
-    original = heard.sound()
     folder = _run_folder(request)
-    sounds = within_full_scale(original, done.reconstruction, done.sound)
+    sounds = within_full_scale(heard.sound(), done.reconstruction, done.sound)
     rows = outcomes(bundle, done, ask.moves, ask.open_ended)
     shown = compared(sounds, done, folder, heard.name) | lines_of(rows, done, sounds, ask)
     files = _files(folder, bundle, done, sounds[-1], ask, source, heard)
-    yield shown, *_paths(files), gr.update(visible=True)
-    picture = folder / f"{_stem(heard)} spectrograms.png"
-    panels = {title: sound.samples for title, sound in zip(TITLES, sounds, strict=True)}
-    write_bytes(picture, png(side_by_side(panels, original.sample_rate)))
-    yield shown, *_paths(files | {"png": picture}), gr.update(visible=True)  # the same value again: an API user gets the last
+    paths = [str(files[key]) if key in files else None for key in EXPORTS]
+    yield shown, *paths, gr.update(visible=True), Result(str(folder), _stem(heard))
+
+
+@plainly
+def spectrograms(result: Result | None) -> str:
+    """Draw the spectrograms of the original, the reconstruction and the steered sound side by side, as a PNG."""
+    if result is None:
+        raise ParameterError("nothing was steered yet; steer the sound first")
+    folder = Path(result.folder)
+    sounds = {title: read(track_of(folder, title)) for title in TITLES}
+    picture = folder / f"{result.stem} spectrograms.png"
+    panels = {title: sound.samples for title, sound in sounds.items()}
+    write_bytes(picture, png(side_by_side(panels, sounds[TITLES[0]].sample_rate)))
+    return str(picture)
 
 
 @gpu(duration=60)
@@ -248,28 +265,37 @@ def load_settings(source: Source, file: str | None):
 def bounds_of(source: Source):
     """Say how far the bundle can move pitch, loudness and brightness, and which notes it knows."""
     bundle, _ = session.loaded(source)
-    known = {name: name in bundle.controls for name in ("pitch", "loudness", "brightness")}
-    semitones = gr.update(interactive=known["pitch"], value=0)
-    note = gr.update(choices=[AS_PLAYED, *notes_of(bundle)], value=AS_PLAYED, interactive=known["pitch"])
-    sliders = [
-        _axis_slider(bundle, name, step, most)
-        for name, step, most in (("loudness", 0.5, MOST_DB), ("brightness", 0.05, MOST_OCTAVES))
-    ]
-    return semitones, note, *sliders
+    return tuple(gr.update(**bounds) for bounds in bounds_in(bundle).values())
+
+
+def bounds_in(bundle: Bundle) -> dict[str, dict]:
+    """Return the values and limits of the controls in ``BOUNDED``, at rest, as their components take them."""
+    pitch = {"interactive": "pitch" in bundle.controls}
+    return {
+        "semitones": {"minimum": -MOST_SEMITONES, "maximum": MOST_SEMITONES, "value": 0, **pitch},
+        "note": {"choices": [AS_PLAYED, *notes_of(bundle)], "value": AS_PLAYED, **pitch},
+        "loudness": _axis_slider(bundle, "loudness", 0.5, MOST_DB),
+        "brightness": _axis_slider(bundle, "brightness", 0.05, MOST_OCTAVES),
+    }
 
 
 @plainly
 def able_of(source: Source):
     """Say why nothing can be steered where the bundle's latents cannot be decoded to sound; nothing where they can."""
     bundle, space = session.loaded(source)
+    able = isinstance(space, Codec)
+    return gr.update(value=why_not(bundle, space), visible=not able), gr.update(interactive=able)
+
+
+def why_not(bundle: Bundle, space: LatentSpace) -> str:
+    """Return why nothing can be steered, or nothing where something can."""
     if isinstance(space, Codec):
-        return gr.update(value="", visible=False), gr.update(interactive=True)
-    text = (
+        return ""
+    return (
         f"**Nothing can be steered here.** This bundle reads {bundle.spec.name}, {bundle.spec.tap}: hidden states, which cannot "
         "be decoded back to sound. Explore shows what its features respond to in your sound, Atlas lists all of them with their "
         "strongest moments. To steer, pick a bundle of a codec on the Bundle tab."
     )
-    return gr.update(value=text, visible=True), gr.update(interactive=False)
 
 
 def notes_of(bundle: Bundle) -> list[str]:
@@ -305,10 +331,10 @@ def title_of(heard: Heard) -> str:
 def _axis_slider(bundle: Bundle, name: str, step: float, most: float) -> dict:
     """A slider as wide as the axis was calibrated, in whole steps."""
     if name not in bundle.controls:
-        return gr.update(interactive=False, value=0)
+        return {"minimum": -most, "maximum": most, "value": 0, "interactive": False}
     low, high = bundle.controls[name].range
     ends = (-min(most, math.floor(-low / step + 1e-6) * step), min(most, math.floor(high / step + 1e-6) * step))
-    return gr.update(minimum=round(ends[0], 4), maximum=round(ends[1], 4), value=0, interactive=True)
+    return {"minimum": round(ends[0], 4), "maximum": round(ends[1], 4), "value": 0, "interactive": True}
 
 
 def _run_folder(request: gr.Request) -> Path:
@@ -324,7 +350,7 @@ def _run_folder(request: gr.Request) -> Path:
 
 
 def _files(folder: Path, bundle: Bundle, done: Steered, sound: Sound, ask: Ask, source: Source, heard: Heard) -> dict[str, Path]:
-    """Write all exports but the picture, which takes longest."""
+    """Write all exports but the picture, which takes as long as a decode and is drawn when it is wanted."""
     stem = _stem(heard)
     files = {key: folder / f"{stem} steered {bits} bit.wav" for key, bits in (("wav16", 16), ("wav24", 24))}
     for bits, path in zip((16, 24), files.values(), strict=True):
@@ -354,10 +380,6 @@ def _room(*sounds: Sound) -> float:
 
 def _lowered(sound: Sound, gain: float) -> Sound:
     return sound if gain == 1 else sound._replace(samples=sound.samples * gain)
-
-
-def _paths(files: dict[str, Path]) -> list[str | None]:
-    return [str(files[key]) if key in files else None for key in EXPORTS]
 
 
 def _stem(heard: Heard) -> str:

@@ -45,7 +45,11 @@ footer .divider {display: none !important;}
 [data-testid="status-tracker"] .error, [data-testid="status-tracker"] .clear-status {display: none;}  /* a message says it */
 #heading h1 {font-size: 22px; font-weight: 700; margin: 8px 0 0;}
 #heading p {margin: 2px 0 6px; color: var(--quiet);}
+#sound-row {align-items: center; gap: 16px; min-height: 32px;}
+#sound-row > * {flex: 0 0 auto; width: auto; min-width: 0;}
+#stopping > * {flex: 0 0 auto; min-width: 0;}
 #sound-name h2 {font-size: 18px; margin: 6px 0 0;}
+#bring-refusals {display: none;}
 #bring-row {align-items: center; gap: 20px;}
 #bring {flex: 1 1 420px; min-width: min(420px, 100%);}
 #bring [data-testid="upload-text"] {

@@ -64,7 +64,11 @@ function hear_of() {
   mine.ends = {};
   run = news.run;
   step = news.step;
-  if (news.step === 0) { frame(); if (element.getBoundingClientRect().bottom < 200) element.scrollIntoView(); }
+  if (news.step === 0) {
+    frame();
+    const box = element.getBoundingClientRect();
+    if (box.bottom < 200 || box.top > innerHeight - 200) element.scrollIntoView();
+  }
   draw();
 }
 
