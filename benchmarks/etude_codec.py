@@ -39,7 +39,7 @@ from sae_audio.units import to_db
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE, HOP = 16_000, 320
-BARS = {"f0": 0.97, "rms": 0.95, "centroid": 0.97, "mel-L1": 0.16, "encode": 100.0, "decode": 20.0}
+BARS = {"f0": 0.97, "rms": 0.95, "centroid": 0.97, "mel-L1": 0.16, "encode": 100.0, "decode": 50.0}
 SPEECH = "The quick brown fox jumps over the lazy dog, and nobody minds at all."
 
 
@@ -107,7 +107,7 @@ def decode(space: EtudeCodec, audio: Tensor, true_magnitudes: bool) -> Tensor:
     if not true_magnitudes:
         return space.decode(space.encode(audio), like=audio)
     model = space.model
-    magnitudes = model.spectra(audio[:, 0]).flatten(1, 2).transpose(1, 2)
+    magnitudes = model.spectra(audio[:, 0]).flatten(1, 2)
     return model.synthesise(magnitudes, model.turns(magnitudes))[:, None, : audio.shape[-1]]
 
 

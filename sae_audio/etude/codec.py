@@ -1,7 +1,7 @@
 """The étude codec: STFT magnitudes as level and shape → 64 numbers per frame → magnitudes → phase by Griffin-Lim.
 
     audio [B, N] ──STFT──► magnitudes [B, T, 2, 513] ──level, shape──► [B, T, 1028] ──PCA + ConvNeXt──► latents [B, T, 64]
-    audio [B, N] ◄──Griffin-Lim── magnitudes [B, 513, 2T] ◄──level × shape── [B, T, 1028] ◄──PCA + ConvNeXt── latents
+    audio [B, N] ◄──Griffin-Lim── magnitudes [B, 2T, 513] ◄──level × shape── [B, T, 1028] ◄──PCA + ConvNeXt── latents
 
 The latents carry no phase: measured before building, phase-free latents can be steered and waveform latents of equal quality
 cannot. A spectrum is split into its level (logarithm of its norm) and its shape (what is left, compressed by a power of 0.3):
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sae_audio.errors import ParameterError
-from sae_audio.etude.phase import griffin_lim, starting_phase, turns_per_hop
+from sae_audio.etude.phase import griffin_lim, turns_per_hop
 
 SPECTRA_PER_FRAME = 2
 """STFT spectra in one latent frame, centred at 1/4 and 3/4 of it, so that the pair is symmetric about the frame's centre."""
@@ -176,6 +176,12 @@ class SpectralVAE(nn.Module):
     torch.Size([1, 50, 64])
     """
 
+    feature_mean: Tensor
+    feature_std: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
+    window: Tensor
+
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
@@ -241,9 +247,9 @@ class SpectralVAE(nn.Module):
         return (self.posterior(features).mean - self.latent_mean) / self.latent_std
 
     def magnitudes(self, latents: Tensor) -> Tensor:
-        """Map standardised latents ``[B, T, d_latent]`` to STFT magnitudes ``[B, n_bins, 2T]``, full-scale sine = 1."""
+        """Map standardised latents ``[B, T, d_latent]`` to STFT magnitudes ``[B, 2T, n_bins]``, full-scale sine = 1."""
         features = self.reconstruct(latents * self.latent_std + self.latent_mean)
-        return expand(features, self.config).flatten(1, 2).transpose(1, 2)
+        return expand(features, self.config).flatten(1, 2)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Map standardised latents ``[B, T, d_latent]`` to audio ``[B, T * hop_length]``, deterministically."""
@@ -251,19 +257,18 @@ class SpectralVAE(nn.Module):
         return self.synthesise(magnitudes, self.turns(magnitudes))
 
     def turns(self, magnitudes: Tensor) -> Tensor:
-        """Return the turns of each bin ``[B, n_bins, n]`` accumulated before each spectrum and half of those during it."""
+        """Return the turns of each bin ``[B, n, n_bins]`` accumulated before each spectrum and half of those during it."""
         rate = turns_per_hop(magnitudes, self.config.n_fft, self.config.stft_hop)
-        return rate.cumsum(dim=-1) - rate / 2
+        return rate.cumsum(dim=1) - rate / 2
 
     def synthesise(self, magnitudes: Tensor, turns: Tensor) -> Tensor:
-        """Find audio ``[B, n * stft_hop]`` whose STFT has nearly the magnitudes ``[B, n_bins, n]``.
+        """Find audio ``[B, n * stft_hop]`` whose STFT has nearly the magnitudes ``[B, n, n_bins]``.
 
         Spectrum j is centred at ``(j + 1/2) * stft_hop`` samples. One more spectrum at either end, equal to its neighbour,
         lets the outermost half hops of the audio be reached by windows on both sides.
         """
         cfg = self.config
-        padded, turned = (F.pad(x, (1, 1), mode="replicate") for x in (magnitudes * self._full_scale, turns))
-        start = starting_phase(turned)
-        audio = griffin_lim(padded, start, self.window, cfg.stft_hop, cfg.phase_iterations, cfg.phase_momentum)
+        padded, turned = (torch.cat([x[:, :1], x, x[:, -1:]], 1) for x in (magnitudes * self._full_scale, turns))
+        audio = griffin_lim(padded, turned, self.window, cfg.stft_hop, cfg.phase_iterations, cfg.phase_momentum)
         half = cfg.stft_hop // 2
         return audio[:, half : audio.shape[1] - half]

@@ -70,14 +70,14 @@ class EtudeCodec(Codec):
     def _synthesised(self, latents: Tensor) -> Tensor:
         """Return ``[B, T * hop_length]`` for ``[B, T, d_in]``."""
         frames, hop, reach = latents.shape[1], self.spec.hop_length, self.model.decoder_reach
-        chunks, turned = [], 0.0
+        chunks, turned = [], torch.zeros(())
         for start in range(0, frames, CHUNK):
             first, stop = max(start - reach, 0), min(start + CHUNK, frames)
             magnitudes = self.model.magnitudes(latents[:, first : stop + reach])
             # Each chunk's phases go on from where the chunk before it left them at their common spectrum.
             turns = self.model.turns(magnitudes)
-            turns += turned - turns[..., [SPECTRA_PER_FRAME * (start - first)]]
-            turned = turns[..., [min(SPECTRA_PER_FRAME * (stop - first), turns.shape[-1] - 1)]]
+            turns += turned - turns[:, [SPECTRA_PER_FRAME * (start - first)]]
+            turned = turns[:, [min(SPECTRA_PER_FRAME * (stop - first), turns.shape[1] - 1)]]
             audio = self.model.synthesise(magnitudes, turns)
             chunks.append(audio[:, (start - first) * hop : (stop - first) * hop])
         return torch.cat(chunks, dim=1)
