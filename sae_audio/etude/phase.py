@@ -77,7 +77,7 @@ def griffin_lim(magnitudes: Tensor, turns: Tensor, window: Tensor, hop: int, ite
 
     One sweep over blocks of spectra per iteration: each block is transformed, given its magnitudes, transformed back and added
     to the next audio before the next block is looked at, so that nothing but the audio and the spectra that momentum needs goes
-    through memory. On a CPU blocks are shared among the cores; how many there are changes no bit.
+    through memory. On a CPU blocks are shared among the cores; their number changes nothing.
 
     Parameters
     ----------
