@@ -5,12 +5,14 @@
     python -m experiments.singing --audio FOLDER --labels from-folders --group 'speaker[0-9]+' --space hubert-base
     python -m experiments.singing --demo                    # synthesised voices, an encoder with random weights: no download
 
-VOCALSET is the unpacked archive (https://zenodo.org/records/1442513, CC BY 4.0). Every clip is encoded once per mode, all hidden
-states in one pass, and kept in runs/experiments; finished rows are kept too, so a run that was stopped goes on where it was.
-Writes singing.json, singing.md and three figures: accuracy by layer, accuracy by sparsity, what the SAEs lose.
+VOCALSET is the unpacked archive, 1.1 or 1.2 (https://zenodo.org/records/1442513, CC BY 4.0). All hidden states of a clip come
+from one pass (of a training clip in paper mode from one per cut, see --cuts) and are kept in runs/experiments; finished rows are
+kept too, so a run that was stopped goes on where it was. Writes singing.json, singing.md and three figures: accuracy by layer,
+accuracy by sparsity, what the SAEs lose. Only VocalSet's rows are compared with the published numbers.
 
-On one CPU core an SAE takes about 50 s in paper mode and 20 s in honest mode (2048 features, 1300 clips); both use a GPU where
-there is one. The modes are described in experiments/_singing.py, the published numbers and their defects in _published.py there.
+On one CPU core an SAE takes about 60 s in paper mode and 10 to 25 s in honest mode (2048 features, 1300 clips); both use a GPU
+where there is one. The modes are described in experiments/_singing.py, the published numbers and their defects in _published.py
+there.
 """
 
 from __future__ import annotations
