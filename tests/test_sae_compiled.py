@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_audio.sae import SAEConfig, build_sae
+from sae_audio.sae import SAEConfig, build_sae, sparse
 from sae_audio.sae.compiled import top_k_into
 from sae_audio.sae.sparse import encode_top_k, pre_acts
 from sae_audio.training.config import TrainConfig
@@ -64,8 +64,9 @@ def test_a_row_that_is_not_finite_shows(bad, column):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_both_paths_keep_the_same(threads):
+def test_both_paths_keep_the_same(threads, monkeypatch):
     """2,100 rows: several chunks, the last one not full."""
+    monkeypatch.setattr(sparse, "LARGE", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -74,6 +75,7 @@ def test_both_paths_keep_the_same(threads):
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
+    assert sparse.compiled() is not None
     (ours, ours_at), (plain, plain_at) = ((values.sort(-1).values, indices.sort(-1).values) for values, indices in (ours, plain))
     assert torch.allclose(ours, plain, rtol=1e-3, atol=1e-4)
     assert (ours_at == plain_at).float().mean() > 0.999  # a tie within rounding may fall either way
@@ -86,7 +88,8 @@ def test_the_encoder_product(shape):
     assert torch.allclose(pre_acts(x, W, b), (x.double() @ W.double() + b).float(), rtol=1e-3, atol=1e-4)
 
 
-def test_a_large_step_has_the_gradients_of_autograd():
+def test_a_large_step_has_the_gradients_of_autograd(monkeypatch):
+    monkeypatch.setattr(sparse, "LARGE", 0)
     x = random(2048, 12) * 2 + 1
     config = SAEConfig("topk", 12, 600, k=6)
     sae, reference = build_sae(config), build_sae(config).double()
@@ -97,7 +100,8 @@ def test_a_large_step_has_the_gradients_of_autograd():
         assert (ours.grad - theirs.grad).norm() < 1e-3 * theirs.grad.norm()
 
 
-def test_resuming_large_steps_changes_no_bit(tmp_path):
+def test_resuming_large_steps_changes_no_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparse, "LARGE", 0)
     latents, config = random(3000, 8), SAEConfig("topk", 8, 600, k=4)
     train = TrainConfig(steps=6, batch_size=2000)
     alone = Ranks(0, 1, torch.device("cpu"))
@@ -117,8 +121,8 @@ def test_without_numba_training_goes_on_in_pytorch():
     code = (
         "import sys; sys.modules['numba'] = None\n"
         "import torch; from sae_audio.sae.sparse import compiled, encode_top_k\n"
-        "x, W, b = torch.eye(2), torch.arange(2.0 * 2**20).view(2, -1), torch.zeros(2**20)\n"
+        "x, W, b = torch.eye(2), torch.arange(2.0 * 2**21).view(2, -1), torch.zeros(2**21)\n"
         "print(compiled(), *encode_top_k(x, W, b, 2, many=True)[0].sort().values.tolist())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.strip() == "None [1048574.0, 1048575.0] [2097150.0, 2097151.0]"
+    assert done.stdout.strip() == "None [2097150.0, 2097151.0] [4194302.0, 4194303.0]"

@@ -22,8 +22,8 @@ from sae_audio.cores import on_all_cores
 
 CHUNK = 2**20
 """Pre-activations per encoder product, about: they should stay in the processor's cache until they have been selected from."""
-LARGE = 2**20
-"""Pre-activations of a batch from which on compiling the selection pays off within some hundred steps."""
+LARGE = 2**22
+"""Pre-activations of a batch from which on compiling the selection, three seconds, is earned back within 200 steps."""
 
 
 class Entries(NamedTuple):
@@ -157,7 +157,11 @@ def encode_top_k(x_c: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, *, many: boo
         else:
             values[rows], indices[rows] = top_k(z, k)
 
-    on_all_cores(encode, starts) if fast else [encode(start) for start in starts]
+    if fast:
+        on_all_cores(encode, starts)
+    else:
+        for start in starts:
+            encode(start)
     return values.relu_(), indices
 
 
