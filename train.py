@@ -140,6 +140,8 @@ def check(options: argparse.Namespace) -> None:
         raise ParameterError(f"--sae is '{options.sae}'; known are {', '.join(VARIANTS)}")
     if not 1 <= options.minutes <= 6000:
         raise ParameterError(f"--minutes is {options.minutes:g}; the synthesised corpus is 1 to 6000 minutes")
+    if not 0 <= options.seed < 2**32:
+        raise ParameterError(f"--seed is {options.seed}; it must be from 0 to {2**32 - 1}")
     if options.control_clips < 1:
         raise ParameterError(f"--control-clips is {options.control_clips}; it must be at least 1")
     if options.stability_seeds < 0:

@@ -130,7 +130,7 @@ def frames_of(model: Model, seconds: float | None) -> int:
     most = model.generator.dit.config.max_frames
     if seconds is None:
         return most
-    frames = int(seconds * model.frame_rate + ROUNDING) if 0 < seconds < float("inf") else 0
+    frames = int(min(seconds, 1e9) * model.frame_rate + ROUNDING) if seconds > 0 else 0
     if not 1 <= frames <= most:
         raise ParameterError(
             f"{seconds:g} s is {frames} latent frames; '{model.name}' makes 1 to {most}, at most {model.longest:.2f} s"

@@ -43,6 +43,8 @@ class TrainConfig:
         for name in ("warmup", "decay", "sparsity_warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ParameterError(f"TrainConfig.{name} is {getattr(self, name)}; it is a fraction of the steps, from 0 to 1")
+        if not 0 <= self.seed < 2**32:
+            raise ParameterError(f"TrainConfig.seed is {self.seed}; it must be from 0 to {2**32 - 1}")
         if not self.lr > 0:
             raise ParameterError(f"TrainConfig.lr is {self.lr}; it must be above 0")
         if self.schedule not in ("linear", "cosine"):
