@@ -1,9 +1,16 @@
-"""How the page starts: nothing imported that the first page does not need, and a bundle that cannot be had said in one line."""
+"""How the page starts and what it keeps: no needless imports, a missing bundle said in one line, nothing of who has left."""
 
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
+from gradio_client import Client
+
+from sae_audio.errors import AudioError
+from ui import page, session
 
 ROOT = Path(__file__).parent.parent
 LATER = ("matplotlib", "transformers", "diffusers", "scipy", "sklearn", "librosa", "numba", "sympy", "torch._dynamo")
@@ -37,3 +44,26 @@ def test_a_bundle_that_cannot_be_had_is_said_in_one_line():
     done = python("app.py", BUNDLE="runs/there-is-none", HF_HUB_OFFLINE="1")
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and "'runs/there-is-none'" in done.stderr
+
+
+def test_of_a_visitor_who_left_only_the_states_are_kept():
+    demo = page.build()
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)
+    try:
+        client = Client(url, verbose=False, analytics_enabled=False)
+        client.predict(loudness=-6, hold=False, stop=0.5, api_name="/steer")
+        held = demo.state_holder.session_data[client.session_hash]
+        assert "A melody" in str(held.config_values)  # the steered view among them
+        client.close()
+        until = time.monotonic() + 60
+        while held.config_values and time.monotonic() < until:
+            time.sleep(0.1)
+        assert held.config_values == {} and held.blocks_config.blocks == demo.default_config.blocks
+        assert not session._folder(client.session_hash).exists() and held.state_data
+    finally:
+        demo.close()
+
+
+def test_a_sound_that_is_gone_is_said_by_its_name(tmp_path):
+    with pytest.raises(AudioError, match=r"'My song' is no longer here, .* bring it again"):
+        session.Heard("My song", str(tmp_path / "sound-1.wav")).sound()

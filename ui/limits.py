@@ -8,6 +8,8 @@ BUNDLES_LOADED = 2
 """Bundles kept in memory for all visitors together."""
 WAITING = 64
 """Visitors who may wait for their turn; the next one is told that the page is busy."""
+VISITORS = 200
+"""Visitors whose page is remembered, the most recent ones: Gradio keeps a copy of every component for each."""
 QUICK = 16
 """Events of one kind that run no model and may run at once."""
 MODEL = {"concurrency_id": "model", "concurrency_limit": 2}

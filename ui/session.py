@@ -19,6 +19,7 @@ from gradio.utils import get_upload_folder
 from sae_audio.audio import Sound, read
 from sae_audio.bundle import Bundle, is_hub_id
 from sae_audio.bundle_space import space_of
+from sae_audio.errors import AudioError
 from sae_audio.latent_spaces import CHECKPOINTS, LatentSpace
 from ui import trust
 from ui.limits import BUNDLES_LOADED, MAX_SECONDS
@@ -59,7 +60,9 @@ class Heard(NamedTuple):
     """A file in the visitor's folder, or a shipped example."""
 
     def sound(self) -> Sound:
-        """Read the sound; it was checked when it was brought."""
+        """Read the sound; it was checked when it was brought. ``AudioError`` if it was deleted since."""
+        if not Path(self.path).is_file():
+            raise AudioError(f"'{self.name}' is no longer here, since the page was closed or asleep; bring it again")
         return read(self.path, max_minutes=MAX_SECONDS / 60)
 
 
