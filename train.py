@@ -164,9 +164,10 @@ def recordings(options: argparse.Namespace) -> tuple[list, dict, dict]:
         options.dataset_revision = found.revision  # --config takes the same commit again
         return found.sources, {**found.provenance, "tracker": options.tracker}, found.settings
     if options.audio:
+        sources = audio_sources(options.audio, max_minutes=options.max_minutes)  # refuses a link to itself
         # Names of folders only: a published card should not tell where somebody keeps their music.
         name = ", ".join(Path(path).resolve().name for path in options.audio)
-        return audio_sources(options.audio, max_minutes=options.max_minutes), {"name": name, "tracker": options.tracker}, {}
+        return sources, {"name": name, "tracker": options.tracker}, {}
     name, clips = f"étude corpus ({options.corpus}), {options.minutes:g} min", {"minutes": options.minutes, "seed": options.seed}
     sources = clip_sources(corpus(**clips, source=options.corpus))
     return sources, {"name": name, "seed": options.seed}, {"corpus": options.corpus, **clips}

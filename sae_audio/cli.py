@@ -41,6 +41,12 @@ class Parser(argparse.ArgumentParser):
         """Print the message and where help is, and exit with 2."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> object:
+        """Refuse ``--steps=--``, which Python before 3.13 takes for an empty list."""
+        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "'--' is no value")
+        return super()._get_values(action, arg_strings)
+
 
 def guarded(run: Callable[[], None], debug: bool) -> int:
     """Run a command and turn what it raises into an exit code and one line on stderr."""

@@ -6,7 +6,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sae_audio.errors import OutputError
@@ -49,6 +49,8 @@ def check_target(path: str | os.PathLike) -> None:
             raise OutputError(f"'{path}' is not the name of a file; give one, such as out.json")
         if not target.absolute().parent.is_dir():
             raise OutputError(f"'{path}' cannot be written: its folder does not exist; make it, or choose another")
+        with suppress(FileNotFoundError):  # a name that cannot be says so here
+            os.lstat(target)
         if target.exists() and not target.is_file():
             raise OutputError(f"'{path}' cannot be written: it is a folder, a device or a pipe; choose another name")
 

@@ -32,12 +32,17 @@ class Recording(NamedTuple):
 class Source(Protocol):
     """A recording that is loaded when its turn comes."""
 
-    name: str
-    """Stable and unique: decides the split and what a resumed extraction need not do again."""
-    split: str | None
-    """``train``, ``validation``, ``test``, or None to go by the hash of the name."""
-    version: str
-    """Changes when the content changes; a recording of another version is extracted again. Constant during a run."""
+    @property
+    def name(self) -> str:
+        """Stable and unique: decides the split and what a resumed extraction need not do again."""
+
+    @property
+    def split(self) -> str | None:
+        """``train``, ``validation``, ``test``, or None to go by the hash of the name."""
+
+    @property
+    def version(self) -> str:
+        """Changes when the content changes; a recording of another version is extracted again. Constant during a run."""
 
     def load(self) -> Recording:
         """Return the audio; a ``SaeAudioError`` skips the recording."""
@@ -117,7 +122,10 @@ def audio_sources(paths: str | Path | Iterable[str | Path], *, max_minutes: floa
     DataError
         A path does not exist, or there is no sound file in any of them.
     """
-    roots = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if "" in given:  # which would be the working directory: a variable of a shell that is not set
+        raise DataError("one of the paths is ''; give a folder of sound files or a sound file")
+    roots = [Path(path) for path in given]
     found = [source for root in roots for source in _in_root(root, len(roots) > 1, max_minutes)]
     if not found:
         where = ", ".join(str(root) for root in roots) or "an empty list of paths"

@@ -10,6 +10,7 @@ the sparse step of ``sparse.py``; the others leave it to autograd.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from sae_audio.sae.auxk import auxk_loss
 from sae_audio.sae.init import decoder_rows, geometric_median, least_squares_scale
 
 NEEDS_K = ("topk", "batch_topk", "matryoshka")
+MOST_FEATURES = 2**20
+"""A slip of the finger beyond it would fill the memory before anything said so."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,15 @@ class SAEConfig:
     """False keeps b_dec at zero (paper B, arXiv 2509.24793)."""
 
     def __post_init__(self) -> None:
-        for name in ("d_in", "d_sae", "dead_after"):
+        for name in ("d_in", "dead_after"):
             self._check_count(name)
+        self._check_count("d_sae", MOST_FEATURES)
         if self.variant in NEEDS_K or self.k is not None:
             self._check_count("k", self.d_sae)
         if self.k_aux is not None:
             self._check_count("k_aux", self.d_sae)
         if self.prefixes is not None:
-            self._check_prefixes()
+            self._check_prefixes(self.prefixes)
         if self.l1_on not in ("pre", "post"):
             raise ParameterError(f"SAEConfig.l1_on is {self.l1_on!r}; it is 'pre' or 'post'")
         for name in ("l1_coefficient", "l0_coefficient", "aux_coefficient"):
@@ -75,14 +79,20 @@ class SAEConfig:
     def _check_count(self, name: str, most: int | None = None) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
-            limit = "at least 1" if most is None else f"from 1 to d_sae = {most}"
+            limit = "at least 1" if most is None else f"from 1 to {'' if name == 'd_sae' else 'd_sae = '}{most}"
             raise ParameterError(f"SAEConfig.{name} is {value!r} for '{self.variant}'; it must be a whole number {limit}")
 
-    def _check_prefixes(self) -> None:
-        object.__setattr__(self, "prefixes", tuple(self.prefixes))
-        rising = all(a < b for a, b in zip((0, *self.prefixes), self.prefixes, strict=False))
-        if not self.prefixes or not rising or self.prefixes[-1] != self.d_sae:
+    def _check_prefixes(self, prefixes: Sequence[int]) -> None:
+        object.__setattr__(self, "prefixes", tuple(prefixes))
+        rising = all(a < b for a, b in zip((0, *prefixes), prefixes, strict=False))
+        if not prefixes or not rising or prefixes[-1] != self.d_sae:
             raise ParameterError(f"SAEConfig.prefixes is {self.prefixes}; it must ascend from 1 and end at d_sae = {self.d_sae}")
+
+    @property
+    def n_active(self) -> int:
+        """``k`` of a variant that needs one."""
+        assert self.k is not None, "checked in __post_init__"
+        return self.k
 
     def to_dict(self) -> dict:
         """Return a JSON-ready dictionary; ``from_dict`` reads it back."""
@@ -285,6 +295,7 @@ class SAE(nn.Module):
     def project_gradient(self) -> None:
         """Remove from W_dec's gradient the part along each row, which renormalising would undo."""
         grad = self.W_dec.grad
+        assert grad is not None, "backward comes first"
         grad.addcmul_(self.W_dec, (grad * self.W_dec).sum(1, keepdim=True), value=-1)
 
     @torch.no_grad()
