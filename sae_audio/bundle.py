@@ -48,9 +48,9 @@ class Bundle:
     Examples
     --------
     >>> from sae_audio.bundle import Bundle
-    >>> bundle = Bundle.from_pretrained("checkpoints/etude")  # doctest: +SKIP
-    >>> print(bundle.atlas.feature(42).name)  # doctest: +SKIP
-    pitch ≈ C5 (0.62 bits, 412 firings)
+    >>> bundle = Bundle.from_pretrained("checkpoints/etude")
+    >>> bundle.spec.name, bundle.sae.config.variant, list(bundle.properties)
+    ('etude-codec', 'topk', ['pitch', 'loudness', 'brightness'])
     """
 
     spec: LatentSpec

@@ -31,7 +31,7 @@ def _is_number(text: str) -> bool:
     return text[:1].isdigit() or text[:1] in "+-."
 
 
-def write_json(target: str | None, values: dict) -> None:
+def write_json(target: str | None, values: dict | list) -> None:
     """Write figures as JSON to a file, or to standard output for ``-``; not at all for None."""
     if target is None:
         return

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sae_audio.errors import HubError, ParameterError
 
@@ -215,7 +215,7 @@ def find_bundle(repo_id: str, *, token: str | bool | None = None) -> Shown:
         info = retried(lambda: HfApi(token=token).model_info(repo_id))
     if MANIFEST not in {sibling.rfilename for sibling in info.siblings or []}:
         raise HubError(f"'{repo_id}' is no sae_audio bundle: it has no {MANIFEST}; `sae-audio search` lists those that are")
-    return Shown(repo_id, info.sha, bool(info.private or info.gated))
+    return Shown(repo_id, str(info.sha), bool(info.private or info.gated))
 
 
 def _validate(card: RepoCard) -> None:
@@ -237,8 +237,15 @@ def _make(api: HfApi, repo_id: str, private: bool, hardware: str | None) -> None
     from sae_audio.hub_client import status_of
 
     try:
-        options = {"space_sdk": "gradio", "space_hardware": hardware, "exist_ok": True}
-        api.create_repo(repo_id, repo_type="space", private=private or None, **options)
+        hosted: Any = hardware  # the client's type lists what the Hub offered when it was released
+        api.create_repo(
+            repo_id,
+            repo_type="space",
+            private=private or None,
+            space_sdk="gradio",
+            space_hardware=hosted,
+            exist_ok=True,
+        )
     except HfHubHTTPError as error:
         if status_of(error) != 402:
             raise
@@ -280,9 +287,9 @@ def _send(api: HfApi, repo_id: str, contents: Mapping[str, Path | bytes]) -> tup
     """Commit what differs on top of the newest version; the client leaves out files that are there already."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    head = api.repo_info(repo_id, repo_type="space").sha
+    head = str(api.repo_info(repo_id, repo_type="space").sha)
     gone = [name for name in _listed(api, repo_id, head) if name.split("/")[0] in SENT and name not in contents]
-    operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    operations: list[Any] = [CommitOperationAdd(name, content) for name, content in contents.items()]
     operations += [CommitOperationDelete(name, is_folder=False) for name in gone]
     message = "sae_audio: the app"
     done = api.create_commit(repo_id, operations, commit_message=message, repo_type="space", parent_commit=head)

@@ -20,8 +20,8 @@ regression only, and beside their controls.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -353,7 +353,7 @@ def _check_gap(codes: Tensor, factors: Tensor) -> None:
         )
 
 
-def _standardised(columns: Tensor):
+def _standardised(columns: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return columns at mean 0 and variance 1, constant ones at 0, and the function that treats other rows alike."""
     columns = columns.double()
     mean, std = columns.mean(0), columns.std(0, correction=0)
@@ -365,7 +365,7 @@ def _standardised(columns: Tensor):
     return scale(columns), scale
 
 
-def _regressor(method: str, alpha: float, seed: int):
+def _regressor(method: str, alpha: float, seed: int) -> Any:
     if method == "lasso":
         from sklearn.linear_model import Lasso
 

@@ -33,7 +33,14 @@ from sae_audio.traces import SIGNALS, Trace
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a generator."""
+    """What is asked of a generator.
+
+    Examples
+    --------
+    >>> request = Request("grand piano", seconds=2, seed=1, moves={"loudness": -6})
+    >>> request.steered, request.facts()["steering"]["window"]
+    (True, [0.0, 1.0])
+    """
 
     style: str | Sequence[str] | Tensor
     """A name, file or description that ``resolve_style`` knows, one or several; or unit vectors ``[B, style_dim]``."""
@@ -129,6 +136,12 @@ def generate(
         Something of the request is unknown or out of range, or model, bundle and space do not belong together.
     LatentSpaceError
         Model or codec cannot be loaded.
+
+    Examples
+    --------
+    >>> song = generate(Request("grand piano", seconds=1, steps=8, seed=1))
+    >>> song.audio.shape, song.sample_rate
+    (torch.Size([1, 1, 16000]), 16000)
     """
     model = model or load_model()
     codec = _codec(model, bundle, space)
@@ -188,6 +201,13 @@ def trace(
     ------
     ParameterError
         As for ``generate``; or an unknown signal, or a point that is not there.
+
+    Examples
+    --------
+    >>> bundle = Bundle.from_pretrained("checkpoints/etude")
+    >>> found = trace(bundle, Request("grand piano", seconds=1, steps=8, seed=1))
+    >>> found.posteriors["pitch/acts/x1"].shape  # points, songs, frames, classes
+    torch.Size([8, 1, 50, 66])
     """
     model = model or load_model()
     check_fits(model, bundle.spec)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -207,7 +207,8 @@ class _Manners:
     """Settings of the client that are the whole process's: set while any thread talks, put back when the last one is done."""
 
     def __init__(self) -> None:
-        self.lock, self.threads, self.log, self.before = Lock(), 0, get_logger(), {}
+        self.lock, self.threads, self.log = Lock(), 0, get_logger()
+        self.before: dict[str, Any] = {}
 
     def __enter__(self) -> None:
         with self.lock:

@@ -138,7 +138,7 @@ def _metrics(index: Any) -> Iterator[tuple[str, float]]:
         for metric in _dicts([result.get("metrics")]):
             kind, name, value = _text(metric.get("type")), _text(metric.get("name")), metric.get("value")
             label = name.split(" probe")[0] if kind == "accuracy" and name else kind
-            if label and type(value) in (int, float):
+            if label and isinstance(value, int | float) and not isinstance(value, bool):
                 yield label, float(value)
 
 

@@ -104,11 +104,12 @@ def analyse(bundle: Bundle, sound: Sound | str | os.PathLike, *, space: LatentSp
     Examples
     --------
     >>> from sae_audio import Bundle, analyse
-    >>> view = analyse(Bundle.from_pretrained("checkpoints/etude"), "song.wav")  # doctest: +SKIP
-    >>> view.acts.shape  # doctest: +SKIP
-    torch.Size([500, 1024])
+    >>> view = analyse(Bundle.from_pretrained("checkpoints/etude"), "song.wav")  # two seconds
+    >>> view.acts.shape
+    torch.Size([100, 1024])
     """
     *_, view = analysing(bundle, sound, space=space)
+    assert isinstance(view, View)
     return view
 
 
@@ -210,8 +211,10 @@ def steer(
     Examples
     --------
     >>> from sae_audio import Bundle, steer
-    >>> bundle = Bundle.from_pretrained("checkpoints/etude")  # doctest: +SKIP
-    >>> steer(bundle, "song.wav", {"pitch": ("C5", 1.5), "loudness": -6.0}).sound  # doctest: +SKIP
+    >>> bundle = Bundle.from_pretrained("checkpoints/etude")
+    >>> done = steer(bundle, "song.wav", {"pitch": ("C5", 1.5), "loudness": -6.0})
+    >>> done.sound.samples.shape, done.sound.sample_rate
+    (torch.Size([1, 32000]), 16000)
     """
     edit = Edit(moves, features or {}, pushes, start, stop, fade, hold)
     *_, done = steering(bundle, sound, edit, space=space)

@@ -133,6 +133,13 @@ def test_gradio_is_pinned_to_the_space_sdk():
     assert f"gradio=={version}" in (ROOT / "requirements.txt").read_text().splitlines()
 
 
+def test_types_are_clean(tmp_path):
+    """The library type-checks; settings and the packages that are taken as untyped are in pyproject.toml."""
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+
+
 def test_ruff_is_clean():
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout

@@ -10,7 +10,7 @@ interrupted fetches only the row groups that it still needs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ class HubDataset(NamedTuple):
     """Commit of the Hub repository, in full."""
     licence: str | None
     """What its card says, None where it says nothing."""
-    sources: list[RowSource | FileSource]
+    sources: Sequence[RowSource | FileSource]
     """One per recording, in the order of the split."""
 
     @property
@@ -123,6 +123,7 @@ def dataset_sources(
         raise ParameterError(f"limit is {limit}; it must be at least 1 recording")
     commit, licence = _commit(repo, revision)
     urls, is_parquet = _files(repo, commit, config, split)
+    sources: Sequence[RowSource | FileSource]
     if is_parquet:
         sources = _rows(urls, split, column, group_column, limit, seed, max_minutes)
     elif group_column is not None:
@@ -145,8 +146,8 @@ def _commit(repo: str, revision: str | None) -> tuple[str, str | None]:
 
     with talking(repo, revision, "dataset"):
         info = retried(lambda: HfApi().dataset_info(repo, revision=revision))
-    licence = (info.card_data or {}).get("license")
-    return info.sha, ", ".join(map(str, licence)) if isinstance(licence, list) else licence
+    licence = info.card_data.get("license") if info.card_data else None
+    return str(info.sha), ", ".join(map(str, licence)) if isinstance(licence, list) else licence
 
 
 def _files(repo: str, commit: str, config: str | None, split: str) -> tuple[list[str], bool]:
@@ -207,20 +208,22 @@ class _Listed(NamedTuple):
     url: str
     version: str
     sizes: list[int]  # rows of each row group
-    groups: list[str] | None  # value of the group column by row
+    groups: list[str | None] | None  # value of the group column by row
 
 
 def _rows(
     urls: list[str], split: str, column: str, group_column: str | None, limit: int | None, seed: int, max_minutes: float
 ) -> list[RowSource]:
-    cells, sources, groups = Cells(column), [], []
+    cells, groups = Cells(column), []
+    sources: list[tuple] = []
     listing = _listing(urls, column, group_column, 1 if limit else FOOTERS_AT_ONCE)
     for listed in tqdm(listing, "listing", len(urls), unit="file", disable=None, leave=False):
         places = [(group, row) for group, size in enumerate(listed.sizes) for row in range(size)]
         for number, (group, row) in enumerate(places):
             name, version = f"{split}/{len(sources):07d}", f"{listed.version}-{number}"
             sources.append((name, version, listed.url, group, row, cells))
-            groups.append(listed.groups[number] if listed.groups and listed.groups[number] is not None else f"row {name}")
+            group_of = listed.groups[number] if listed.groups else None
+            groups.append(f"row {name}" if group_of is None else group_of)
         if limit is not None and len(sources) >= limit:
             break
     splits = _group_splits(group_column, groups[:limit], seed)

@@ -78,12 +78,12 @@ def _measure(space: LatentSpace, batch: list[_Loaded], tracker: str) -> Iterator
     described = describe(audio, space.spec.sample_rate, space.spec.hop_length, tracker=tracker)._asdict()
     for i, item in enumerate(batch):
         tensors = {"latents": latents[i], **{name: values[i].cpu() for name, values in described.items()}}
-        if item.recording.f0 is not None:
-            tensors["f0"] = _on_grid(item.recording, space.spec, latents.shape[1])
+        if item.recording is not None and item.recording.f0 is not None:
+            tensors["f0"] = _on_grid(item.recording.f0, item.recording.f0_rate, space.spec, latents.shape[1])
         yield Frames(item.source, tensors)
 
 
-def _on_grid(recording: Recording, spec: LatentSpec, n_frames: int) -> Tensor:
+def _on_grid(f0: Tensor, f0_rate: float, spec: LatentSpec, n_frames: int) -> Tensor:
     """Take for each latent frame the exact f0 of the label frame that its centre falls into."""
     centres = (torch.arange(n_frames, dtype=torch.float64) + 0.5) / spec.frame_rate
-    return recording.f0[(centres * recording.f0_rate).long().clamp(max=len(recording.f0) - 1)]
+    return f0[(centres * f0_rate).long().clamp(max=len(f0) - 1)]

@@ -99,7 +99,7 @@ class Cells:
         return self._batch[source.row - self._start].as_py()
 
 
-def parquet(url: str, **options) -> Any:
+def parquet(url: str, **options: Any) -> Any:
     """Open a parquet file on the Hub; its footer is fetched, its columns when they are read."""
     from huggingface_hub import HfFileSystem
     from pyarrow.parquet import ParquetFile

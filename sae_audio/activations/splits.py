@@ -22,7 +22,7 @@ def hashed_splits(names: list[str], seed: int) -> dict[str, str]:
     for empty in [name for name in SPLITS if name not in split.values()] if len(names) >= len(SPLITS) else []:
         largest = max(SPLITS, key=lambda name: list(split.values()).count(name))
         nearest = min if empty == "train" else max
-        split[nearest((name for name in names if split[name] == largest), key=place.get)] = empty
+        split[nearest((name for name in names if split[name] == largest), key=place.__getitem__)] = empty
     return split
 
 

@@ -23,6 +23,9 @@ class CodecLoss(nn.Module):
     - kl: Kullback-Leibler divergence of the encoder's Gaussian from the standard normal, per latent
     """
 
+    bank: Tensor
+    hertz: Tensor
+
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
@@ -54,7 +57,7 @@ class CodecLoss(nn.Module):
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """Return the weighted sum."""
-        return sum(WEIGHTS[name] * value for name, value in terms.items())
+        return sum((WEIGHTS[name] * value for name, value in terms.items()), torch.zeros(()))
 
     def _log_mel(self, magnitudes: Tensor) -> Tensor:
         return (magnitudes @ self.bank + MEL_FLOOR).log()

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from sae_audio.errors import ParameterError
 from sae_audio.etude.checkpoint import load_codec, save_codec
 from sae_audio.etude.codec import SpectralVAE, compress
 from sae_audio.etude.codec_data import make_batch, render_split
@@ -40,8 +41,10 @@ def finish(codec: SpectralVAE, clips: torch.Tensor, steps: int, seed: int, lr: f
     lr : float
         First learning rate of AdamW.
     """
-    loss = CodecLoss(codec.config)
-    optimizer = torch.optim.AdamW(codec.decoder.parameters(), lr, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
+    if codec.decoder is None:
+        raise ParameterError("this codec's decoder is linear, with no blocks to train on; train one with blocks first")
+    decoder, loss = codec.decoder, CodecLoss(codec.config)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
     bar = tqdm(range(steps), desc="finish decoder", unit="step")
     for step in bar:
         optimizer.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 50) * (1 - step / steps)
@@ -51,8 +54,8 @@ def finish(codec: SpectralVAE, clips: torch.Tensor, steps: int, seed: int, lr: f
             posterior = codec.posterior(features)
         terms = loss(codec.reconstruct(posterior.mean), features, codec.feature_std, posterior)
         optimizer.zero_grad(set_to_none=True)
-        sum(weight * terms[name] for name, weight in WEIGHTS.items()).backward()
-        torch.nn.utils.clip_grad_norm_(codec.decoder.parameters(), 1.0)
+        sum((weight * terms[name] for name, weight in WEIGHTS.items()), torch.zeros(())).backward()
+        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 0:
             bar.set_postfix(mel=f"{terms['mel'].item():.3f}", shape=f"{terms['shape'].item():.3f}")

@@ -131,7 +131,8 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self, held: FlowData, batches: int = 6) -> dict[str, float]:
         """Return the averaged weights' loss on held-out clips at fixed times, all conditions given and no latents."""
-        model, losses = self.ema, {str(t): [] for t in VALIDATION_TIMES}
+        model = self.ema
+        losses: dict[str, list] = {str(t): [] for t in VALIDATION_TIMES}
         for i in range(batches):
             batch = draw(model, held, -1 - i, self.recipe.seed)
             batch = batch._replace(given=torch.zeros_like(batch.given))

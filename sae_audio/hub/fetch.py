@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download
 
@@ -95,7 +96,7 @@ def _fetch(
     revision, named = revision or constants.DEFAULT_REVISION, None
     if not local and not COMMIT.fullmatch(revision):
         answer = HfApi(token=token).repo_info(repo_id, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        revision, named = answer.sha, revision
+        revision, named = str(answer.sha), revision
     get = partial(_get, repo_id, revision, token=token, cache_dir=cache_dir, local_files_only=local)
     folder = get([MANIFEST])
     if damage := _arrive(folder, get):
@@ -115,7 +116,7 @@ def _fetch(
     return folder
 
 
-def _get(repo_id: str, revision: str, names: Iterable[str], **options) -> Path:
+def _get(repo_id: str, revision: str, names: Iterable[str], **options: Any) -> Path:
     return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(names), **options))
 
 

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
@@ -207,11 +207,11 @@ def _prepare(target: Target) -> tuple[Remote, bool]:
     retried(lambda: api.preupload_lfs_files(**target.address, additions=[CommitOperationAdd(CARD, b"?")]))
     before = retried(lambda: _newest(target))
     _check_room(repo_id, before)
-    return before, info.private
+    return before, bool(info.private)
 
 
 def _newest(target: Target) -> Remote:
-    commit = target.api.repo_info(**target.address).sha
+    commit = str(target.api.repo_info(**target.address).sha)
     listed = target.api.list_repo_tree(target.repo_id, recursive=True, revision=commit)
     files = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
     return Remote(commit, files, _bundle_in(target, commit, files) if MANIFEST in files else frozenset())
@@ -267,7 +267,7 @@ def _commit(target: Target, files: Mapping[str, bytes], before: Remote) -> str:
                 f"somebody else published to '{target.repo_id}' meanwhile, commit {now.commit[:12]}, and nothing of yours was "
                 "added; look at theirs, and push again if yours is to follow it"
             )
-        operations = [CommitOperationAdd(name, files[name]) for name in changed]
+        operations: list[Any] = [CommitOperationAdd(name, files[name]) for name in changed]
         operations += [CommitOperationDelete(name, is_folder=False) for name in removed]
         done = target.api.create_commit(
             **target.address,

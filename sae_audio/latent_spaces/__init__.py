@@ -172,8 +172,18 @@ def _row(name: str) -> SpaceRow | None:
 
 def _probe(name: str) -> SpaceRow:
     """Return a row that fetches only what says which class a repository is for."""
-    nothing = dict(sample_rate=0, channels=0, hop_length=0, d_in=0)
-    return SpaceRow("", "", name.removeprefix(GENERIC), licence="", files=CONFIGS, weights=("config.json",), **nothing)
+    return SpaceRow(
+        "",
+        "",
+        name.removeprefix(GENERIC),
+        sample_rate=0,
+        channels=0,
+        hop_length=0,
+        d_in=0,
+        licence="",
+        files=CONFIGS,
+        weights=("config.json",),
+    )
 
 
 def _check_tap(name: str, row: SpaceRow, tap: str | None) -> None:

@@ -34,7 +34,7 @@ class Blocks:
         self.whole = model
         self.tapped = tapped
         self.short = sharing(model)
-        inner = self.short.get_submodule(holder)
+        inner: Any = self.short.get_submodule(holder)
         inner.layers = inner.layers[: max(tapped, 1)]  # the input of the first block is recorded where it runs
 
     def hidden_states(self, inputs: Tensor, layers: Sequence[int]) -> Tensor:
@@ -50,7 +50,7 @@ def sharing(model: nn.Module) -> nn.Module:
     return deepcopy(model, tensors)  # what the second argument holds is taken as it is, not copied
 
 
-def feature_extractor(kind: type, folder: str | Path) -> Any:
+def feature_extractor(kind: Any, folder: str | Path) -> Any:
     """Return the transformers feature extractor of a checkpoint, from its ``preprocessor_config.json``.
 
     Parameters

@@ -15,14 +15,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from sae_audio.latent_spaces.base import Codec
 from sae_audio.latent_spaces.loading import pretrained
 from sae_audio.latent_spaces.windows import ceil_div, exact, frames_at_once, quantised, whole_frames
 from sae_audio.spec import LatentSpec
+
+if TYPE_CHECKING:
+    from transformers import DacModel
 
 WINDOW = 160
 """Latent frames per window on a CPU, all items of the batch together: 2 to 3 s. 400 were measured up to 1.4 times slower."""
@@ -45,7 +49,7 @@ class Dac(Codec):
         What to call the source of the weights in ``spec``.
     """
 
-    def __init__(self, model: nn.Module, tap: str = "encoder", repo: str = "") -> None:
+    def __init__(self, model: DacModel, tap: str = "encoder", repo: str = "") -> None:
         config = model.config
         self.model = model
         self.device = next(model.parameters()).device

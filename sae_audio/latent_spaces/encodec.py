@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.base import Codec
@@ -27,6 +27,9 @@ from sae_audio.latent_spaces.loading import pretrained
 from sae_audio.latent_spaces.seanet import check_reach, run_seanet, window_of
 from sae_audio.latent_spaces.windows import quantised
 from sae_audio.spec import LatentSpec
+
+if TYPE_CHECKING:
+    from transformers import EncodecModel
 
 CHUNKS_AT_ONCE = 4
 """1 s chunks of the 48 kHz model that run as one batch."""
@@ -49,7 +52,7 @@ class Encodec(Codec):
         What to call the source of the weights in ``spec``.
     """
 
-    def __init__(self, model: nn.Module, tap: str = "encoder", repo: str = "") -> None:
+    def __init__(self, model: EncodecModel, tap: str = "encoder", repo: str = "") -> None:
         config = model.config
         if bool(config.normalize) != (config.chunk_length is not None):
             raise LatentSpaceError(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.table import WEIGHTS
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def pretrained(model_class: type, folder: str | Path, *, ignored: str | None = None, **options) -> nn.Module:
+
+def pretrained(model_class: Any, folder: str | Path, *, ignored: str | None = None, **options: Any) -> Any:
     """Load a transformers model from a folder in its public layout, strictly.
 
     Parameters
@@ -117,7 +120,7 @@ def check_shards(index: Path) -> None:
         check_keys(index.parent / file, wanted - held, held - wanted, ())
 
 
-def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> nn.Module:
+def fill(model: Model, tensors: Mapping[str, Tensor], path: str | Path) -> Model:
     """Load tensors into a model, strictly, and return it in evaluation mode, float32, without gradients.
 
     Raises

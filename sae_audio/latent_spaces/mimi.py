@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from sae_audio.latent_spaces.base import Codec
 from sae_audio.latent_spaces.loading import check_keys, pretrained, tensor_names, weight_file
 from sae_audio.latent_spaces.windows import ceil_div, exact, frames_at_once, quantised
 from sae_audio.spec import LatentSpec
+
+if TYPE_CHECKING:
+    from transformers import MimiModel
 
 WINDOW = 128
 """Steps of the transformers (25 Hz) per window on a CPU, all items of the batch together: 5 s. 500 took 1.4 times as long."""
@@ -47,7 +50,7 @@ class Mimi(Codec):
         What to call the source of the weights in ``spec``.
     """
 
-    def __init__(self, model: nn.Module, tap: str = "encoder", repo: str = "") -> None:
+    def __init__(self, model: MimiModel, tap: str = "encoder", repo: str = "") -> None:
         config = model.config
         self.model = model
         self.device = next(model.parameters()).device
@@ -129,7 +132,7 @@ def _attend(transformer: nn.Module, x: Tensor, window: int) -> Tensor:
     return torch.cat(out, dim=-1)
 
 
-def _check_names(model: nn.Module, path: Path) -> None:
+def _check_names(model: MimiModel, path: Path) -> None:
     """Raise for unexpected tensors: transformers ignores any whose name begins like a part of the model."""
     public = {key.removeprefix("encoder.").removeprefix("decoder.").replace("_seanet.", ".", 1) for key in model.state_dict()}
     check_keys(path, (), set(tensor_names(path)) - public, ())

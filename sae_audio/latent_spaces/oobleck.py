@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from sae_audio.latent_spaces.oobleck_archive import PROBE, extract, is_archive, 
 from sae_audio.latent_spaces.oobleck_weights import ASSUMED_RATE, OobleckWeights, build, find_weights, read_weights, save_weights
 from sae_audio.latent_spaces.windows import exact, frames_at_once, whole_frames
 from sae_audio.spec import LatentSpec
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderOobleck
 
 NEAR_AUDIO = 16
 """Frames per window of the layers near the audio on a CPU: 17 MB a layer, and half the time of windows four times as long."""
@@ -49,13 +53,19 @@ class Oobleck(Codec):
         What to call the source of the weights in ``spec``.
     """
 
-    def __init__(self, model: nn.Module, tap: str = "mean", repo: str = "") -> None:
+    def __init__(self, model: AutoencoderOobleck, tap: str = "mean", repo: str = "") -> None:
         config = model.config
         self.model = model
         self.device = next(model.parameters()).device
         self.ratios = tuple(config.downsampling_ratios)
-        geometry = dict(sample_rate=config.sampling_rate, channels=config.audio_channels, hop_length=math.prod(self.ratios))
-        self.spec = _spec(repo, tap, d_in=config.decoder_input_channels, **geometry)
+        self.spec = _spec(
+            repo,
+            tap,
+            sample_rate=config.sampling_rate,
+            channels=config.audio_channels,
+            hop_length=math.prod(self.ratios),
+            d_in=config.decoder_input_channels,
+        )
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", tap: str = "mean") -> Oobleck:

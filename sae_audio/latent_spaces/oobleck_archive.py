@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zipfile import ZipFile, is_zipfile
 
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.loading import first_line
 from sae_audio.latent_spaces.oobleck_weights import NOTHING, OobleckWeights, build, select
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderOobleck
 
 PROBE = 16_384
 """Samples of the sound by which an archive is measured: 8 frames of the public networks."""
@@ -82,7 +86,7 @@ def sweep(channels: int) -> Tensor:
     return torch.stack([torch.sin(2000 * (t + 0.1 * channel).square()) for channel in range(channels)])[None]
 
 
-def _same_sound(model: nn.Module, archive: torch.jit.ScriptModule) -> bool:
+def _same_sound(model: AutoencoderOobleck, archive: torch.jit.ScriptModule) -> bool:
     sound = sweep(model.config.audio_channels)
     with torch.inference_mode():
         moments = model.encoder(sound)

@@ -54,7 +54,7 @@ def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     dict of str to Tensor
         Tensors as they are where only their name changes.
     """
-    names = {}
+    names: dict[str, str] = {}
     for side in BLOCKS:
         blocks = [int(match[1]) for key in tensors if (match := re.match(rf"{side}\.layers\.(\d+)\.layers\.", key))]
         names |= module_names(side, max(blocks, default=0))

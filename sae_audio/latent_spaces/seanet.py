@@ -29,7 +29,7 @@ def check_reach(config: Any, repo: str) -> None:
         raise LatentSpaceError(f"{repo} has convolutions that see {reach} frames to one side; windows here allow for {HALO}")
 
 
-def run_seanet(net: nn.Module, x: Tensor, step_in: int, step_out: int) -> Tensor:
+def run_seanet(net: Any, x: Tensor, step_in: int, step_out: int) -> Tensor:
     """Run transformers' EnCodec encoder or decoder on a clip of any length; the whole-clip result up to rounding.
 
     Convolutions run in windows whose halo covers their reach; the LSTM hands its state from window to window.

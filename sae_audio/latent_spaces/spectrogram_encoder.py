@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from sae_audio.errors import LatentSpaceError
@@ -29,6 +29,9 @@ from sae_audio.latent_spaces.blocks import Blocks, feature_extractor
 from sae_audio.latent_spaces.loading import pretrained
 from sae_audio.latent_spaces.windows import blended
 from sae_audio.spec import LatentSpec
+
+if TYPE_CHECKING:
+    from transformers import ASTModel
 
 TOKENS = 2
 """Tokens before the patches: class and distillation."""
@@ -51,7 +54,7 @@ class SpectrogramEncoder(Encoder):
         What to call the source of the weights in ``spec``.
     """
 
-    def __init__(self, model: nn.Module, extractor: Any, tap: str | None = None, repo: str = "") -> None:
+    def __init__(self, model: ASTModel, extractor: Any, tap: str | None = None, repo: str = "") -> None:
         config, sample_rate = model.config, extractor.sampling_rate
         self.model = model
         self.extractor = extractor

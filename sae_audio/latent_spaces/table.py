@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sae_audio.errors import LatentSpaceError
 
@@ -60,7 +61,7 @@ class SpaceRow:
         return self.taps[0] if self.taps else f"layer {self.layers // 2}"
 
 
-def _transformers(module: str, adapter: str, source: str, licence: str, **values) -> SpaceRow:
+def _transformers(module: str, adapter: str, source: str, licence: str, **values: Any) -> SpaceRow:
     return SpaceRow(module, adapter, source, licence=licence, packages=("transformers",), **values)
 
 
@@ -76,8 +77,8 @@ def _dac(rate: str, sample_rate: int, hop_length: int) -> SpaceRow:
     return _transformers("dac", "Dac", f"descript/dac_{rate}", "MIT", taps=("encoder", "quantized"), model_type="dac", **geometry)
 
 
-def _oobleck(source: str, licence: str, **files) -> SpaceRow:
-    geometry = dict(sample_rate=44_100, channels=2, hop_length=2048, d_in=64)
+def _oobleck(source: str, licence: str, **files: Any) -> SpaceRow:
+    geometry: dict[str, Any] = dict(sample_rate=44_100, channels=2, hop_length=2048, d_in=64)
     return SpaceRow("oobleck", "Oobleck", source, licence=licence, taps=("mean",), packages=("diffusers",), **geometry, **files)
 
 
@@ -87,7 +88,7 @@ def _wavtokenizer(repo: str, weights: tuple[str, ...], hop_length: int) -> Space
     return _transformers("wavtokenizer", "WavTokenizer", repo, "MIT", taps=taps, files=(), weights=weights, **geometry)
 
 
-def _encoder(source: str, licence: str, **values) -> SpaceRow:
+def _encoder(source: str, licence: str, **values: Any) -> SpaceRow:
     values = dict(layers=12, d_in=768, sample_rate=16_000, hop_length=320, channels=1, files=CONFIGS) | values
     return _transformers("waveform_encoder", "WaveformEncoder", source, licence, **values)
 
@@ -242,7 +243,7 @@ def generic_row(source: str, model_type: object) -> SpaceRow:
         raise LatentSpaceError(
             f"{source} holds a model of type {model_type!r}; as hf: spaces load the types {', '.join(sorted(known))}"
         )
-    unknown = dict(sample_rate=0, channels=0, hop_length=0, d_in=0)
+    unknown: dict[str, Any] = dict(sample_rate=0, channels=0, hop_length=0, d_in=0)
     taps = ("encoder", "quantized") if model_type in CODEC_TYPES else ()
     remote = model_type == "mert_model"
     files = (*CONFIGS, "*.py") if remote else CONFIGS

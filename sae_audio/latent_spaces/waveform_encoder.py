@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,9 @@ from sae_audio.latent_spaces.loading import pretrained, read_config
 from sae_audio.latent_spaces.mert import load_mert
 from sae_audio.latent_spaces.windows import blended, frames_at_once
 from sae_audio.spec import LatentSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WINDOW = 30.0
 """Longest stretch that the blocks see at once, in seconds."""
@@ -77,7 +81,7 @@ class WaveformEncoder(Encoder):
     """
 
     def __init__(
-        self, model: nn.Module, sample_rate: int, normalize: bool = True, tap: str | None = None, repo: str = ""
+        self, model: PreTrainedModel, sample_rate: int, normalize: bool = True, tap: str | None = None, repo: str = ""
     ) -> None:
         config = model.config
         self.model = model
@@ -154,7 +158,7 @@ class WaveformEncoder(Encoder):
         return torch.cat(out, dim=-1)
 
 
-def normalised_over(clip: Tensor, layer: nn.Module, window: int) -> Callable[[Tensor], Tensor]:
+def normalised_over(clip: Tensor, layer: Any, window: int) -> Callable[[Tensor], Tensor]:
     """Return a convolution with its group norm, one group a channel, that normalises any part of a clip as it does the whole.
 
     Mean and variance over the clip come from those of its parts: μ = Σ nᵢ μᵢ / n, σ² = Σ nᵢ (σᵢ² + (μᵢ - μ)²) / n.
@@ -163,7 +167,7 @@ def normalised_over(clip: Tensor, layer: nn.Module, window: int) -> Callable[[Te
     ----------
     clip : Tensor [B, n]
         All that the convolution would see at once.
-    layer : Module
+    layer : Wav2Vec2GroupNormConvLayer
         With ``conv``, ``layer_norm`` and ``activation``.
     window : int
         Samples that it sees at once here.

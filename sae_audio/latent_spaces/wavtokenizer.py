@@ -21,6 +21,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,9 @@ from sae_audio.latent_spaces.seanet import run_seanet, window_of
 from sae_audio.latent_spaces.wavtokenizer_decoder import GROUPS, DecoderConfig, FourierDecoder
 from sae_audio.latent_spaces.windows import blended, quantised
 from sae_audio.spec import LatentSpec
+
+if TYPE_CHECKING:
+    from transformers.models.encodec.modeling_encodec import EncodecVectorQuantization
 
 SAMPLE_RATE = 24_000
 """Samples per second of all published checkpoints, in Hz; nothing in a checkpoint says it."""
@@ -56,7 +60,7 @@ RENAMED = (
 class Networks(nn.Module):
     """The three networks of a WavTokenizer."""
 
-    def __init__(self, encoder: nn.Module, quantizer: nn.Module, decoder: FourierDecoder) -> None:
+    def __init__(self, encoder: nn.Module, quantizer: EncodecVectorQuantization, decoder: FourierDecoder) -> None:
         super().__init__()
         self.encoder, self.quantizer, self.decoder = encoder, quantizer, decoder
 

@@ -187,6 +187,8 @@ class InverseSTFT(nn.Module):
     alignment at the ends of a clip.
     """
 
+    window: Tensor
+
     def __init__(self, n_fft: int, hop_length: int) -> None:
         super().__init__()
         self.hop_length = hop_length

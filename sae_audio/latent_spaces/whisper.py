@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from sae_audio.latent_spaces.blocks import Blocks, feature_extractor
 from sae_audio.latent_spaces.loading import pretrained
 from sae_audio.latent_spaces.windows import blended
 from sae_audio.spec import LatentSpec
+
+if TYPE_CHECKING:
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 OTHER_PARTS = r"((model\.)?decoder|proj_out|projector|classifier|layer_weights)(\.|$)"
 """Tensors of checkpoints beyond the encoder: the decoder, or the head of a classifier."""
@@ -50,7 +53,7 @@ class Whisper(Encoder):
         What to call the source of the weights in ``spec``.
     """
 
-    def __init__(self, model: nn.Module, extractor: Any, tap: str | None = None, repo: str = "") -> None:
+    def __init__(self, model: WhisperEncoder, extractor: Any, tap: str | None = None, repo: str = "") -> None:
         config = model.config
         self.model = model
         self.extractor = extractor

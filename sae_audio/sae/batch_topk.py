@@ -22,6 +22,8 @@ FOLLOW = 0.02
 class BatchTopKSAE(SAE):
     """k features per frame on average, by one threshold for all."""
 
+    threshold: Tensor
+
     def __init__(self, config: SAEConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
         self.register_buffer("threshold", torch.zeros(()))
@@ -37,13 +39,13 @@ class BatchTopKSAE(SAE):
 
     def fit_threshold(self, z: Tensor) -> None:
         """Set the threshold where pre-activations ``[N, d_sae]`` have l0 = k."""
-        self.threshold.fill_(threshold_for_l0(z, self.config.k))
+        self.threshold.fill_(threshold_for_l0(z, self.config.n_active))
 
     @torch.no_grad()
     def backward(self, x: Tensor, dead: Tensor, sparsity: float = 1.0) -> BatchResult:
         """As every SAE's, by the sparse step; there is no penalty for ``sparsity`` to scale."""
         x_c = self.standardise(x) - self.b_dec
-        entries = encode_batch_top_k(x_c, self.W_enc, self.b_enc, self.config.k, float(self.threshold))
+        entries = encode_batch_top_k(x_c, self.W_enc, self.b_enc, self.config.n_active, float(self.threshold))
         if len(entries.values):
             self.threshold.lerp_(entries.values.min(), FOLLOW)
         return sparse_backward(self, x_c, entries, self.widths, dead)

@@ -11,6 +11,8 @@ move θ by a thousandth of itself. θ starts where the first batch has the targe
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -22,14 +24,14 @@ class Jump(torch.autograd.Function):
     """z·1[z > θ] with the straight-through gradient for θ."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         """Return the activations; ``theta [d_sae]`` broadcasts over ``z [..., d_sae]``."""
         ctx.save_for_backward(z, theta)
         ctx.bandwidth = bandwidth
         return z.where(z > theta, 0)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return gradients for z and θ."""
         z, theta = ctx.saved_tensors
         near = (z - theta).abs() < ctx.bandwidth / 2
@@ -41,14 +43,14 @@ class Step(torch.autograd.Function):
     """1[z > θ], whose straight-through gradient reaches θ only."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         """Return 1 where a feature is active, else 0, in z's dtype."""
         ctx.save_for_backward(z, theta)
         ctx.bandwidth = bandwidth
         return (z > theta).to(z.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         """Return the gradient for θ."""
         z, theta = ctx.saved_tensors
         near = (z - theta).abs() < ctx.bandwidth / 2

@@ -60,7 +60,7 @@ def to_saelens(sae: SAE, metadata: dict | None = None) -> tuple[dict, dict[str, 
     }
     architecture = SAELENS_VARIANTS[config.variant]
     if architecture == "jumprelu":
-        tensors["threshold"] = sae.threshold.expand(config.d_sae)
+        tensors["threshold"] = sae.state_dict()["threshold"].expand(config.d_sae)
     cfg = {
         "architecture": architecture,
         "d_in": config.d_in,

@@ -25,7 +25,7 @@ from sae_audio.sae.sparse import Entries, csr
 
 def residuals(sae: SAE, x_c: Tensor, blocks: list[Entries], bounds: list[int]) -> list[Tensor]:
     """Return ``[N, d_in]`` per block: what the dictionary up to and including that block leaves over."""
-    left = []
+    left: list[Tensor] = []
     for entries, low, high in zip(blocks, bounds, bounds[1:], strict=False):
         left.append((left[-1] if left else x_c) - entries.matrix((len(x_c), high - low)) @ sae.W_dec[low:high])
     return left

@@ -19,13 +19,13 @@ class TopKSAE(SAE):
 
     def activate(self, z: Tensor) -> Tensor:
         """Return ReLU(z) with all but the k largest of each frame set to 0."""
-        values, indices = z.topk(self.config.k, sorted=False)
+        values, indices = z.topk(self.config.n_active, sorted=False)
         return SparseActs(values.relu(), indices).dense(self.config.d_sae)
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor) -> SparseActs:
         """Return the activations of latents ``[N, d_in]`` as k values and feature numbers per frame, without a gradient."""
-        return SparseActs(*encode_top_k(self.standardise(x) - self.b_dec, self.W_enc, self.b_enc, self.config.k))
+        return SparseActs(*encode_top_k(self.standardise(x) - self.b_dec, self.W_enc, self.b_enc, self.config.n_active))
 
     def decode_sparse(self, acts: SparseActs) -> Tensor:
         """Return latents ``[N, d_in]`` of sparse activations."""
@@ -36,7 +36,7 @@ class TopKSAE(SAE):
     def backward(self, x: Tensor, dead: Tensor, sparsity: float = 1.0) -> BatchResult:
         """As every SAE's, by the sparse step; there is no penalty for ``sparsity`` to scale."""
         x_c = self.standardise(x) - self.b_dec
-        values, indices = encode_top_k(x_c, self.W_enc, self.b_enc, self.config.k, many=True)
-        rows = torch.arange(len(x), dtype=torch.int32, device=x.device).repeat_interleave(self.config.k)
+        values, indices = encode_top_k(x_c, self.W_enc, self.b_enc, self.config.n_active, many=True)
+        rows = torch.arange(len(x), dtype=torch.int32, device=x.device).repeat_interleave(self.config.n_active)
         entries = Entries(rows, indices.view(-1).int(), values.view(-1))
         return sparse_backward(self, x_c, entries, (self.config.d_sae,), dead)

@@ -22,6 +22,7 @@ from sae_audio.errors import DataError, ParameterError
 from sae_audio.files import append_row, make_folder, read_rows, write_rows
 from sae_audio.metrics import fvu
 from sae_audio.sae import SAE, SAEConfig, build_sae
+from sae_audio.sae.base import BatchResult
 from sae_audio.training import checkpoint
 from sae_audio.training.config import TrainConfig
 from sae_audio.training.ranks import Ranks, joined_ranks
@@ -51,7 +52,7 @@ def frame_order(n: int, seed: int, epoch: int) -> Tensor:
 def batches(n: int, batch_size: int, seed: int, first: int) -> Iterator[Tensor]:
     """Yield the frame numbers ``[batch_size]`` of every step from ``first`` on, forever; an epoch's rest is left out."""
     per_epoch = n // batch_size
-    order, known = None, None
+    order, known = frame_order(n, seed, first // per_epoch), first // per_epoch
     for step in count(first):
         epoch, place = divmod(step, per_epoch)
         if epoch != known:
@@ -136,7 +137,7 @@ class Run:
         """Return whether something done every so many steps, and at the end, is due after this step."""
         return (number + 1) % every == 0 or number + 1 == self.train.steps
 
-    def row(self, number: int, x: Tensor, result) -> dict[str, float]:
+    def row(self, number: int, x: Tensor, result: BatchResult) -> dict[str, float]:
         """Return the history row of a step."""
         losses = {f"loss_{name}": float(term) for name, term in result.losses.items()}
         if not all(map(torch.isfinite, result.losses.values())):
@@ -217,7 +218,7 @@ def train_sae(
     with joined_ranks(device) as ranks:
         run = Run(latents, config, train, ranks)
         first = run.load(folder) if folder and resume else 0
-        history = read_rows(folder / checkpoint.HISTORY, first) if first else []
+        history = read_rows(folder / checkpoint.HISTORY, first) if folder and first else []
         writer = folder if ranks.rank == 0 else None
         if writer:
             make_folder(writer)
