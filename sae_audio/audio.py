@@ -299,8 +299,10 @@ def _check_is_file(path: Path) -> None:
         raise AudioError(f"'{path}' is a folder; name one sound file in it")
     if not stat.S_ISREG(status.st_mode):
         raise AudioError(f"'{path}' is a pipe or a device; write the sound to a file first")
-    if not os.access(path, os.R_OK):
-        raise AudioError(f"'{path}' is not readable; check its permissions")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise AudioError(f"'{path}' is not readable ({error.strerror}); check its permissions") from None
     if status.st_size == 0:
         raise AudioError(f"'{path}' is empty (0 bytes); export or download it again")
 
