@@ -1,7 +1,8 @@
 """What the tab Generate & watch can generate with, and how it is run: étude-flow on the CPU, DiffRhythm where it can be had.
 
-DiffRhythm is offered where ``DIFFRHYTHM`` names its folder or Hub id and there is a GPU; it is read with the page's bundle, which
-has to be one of ``diffrhythm-vae``, and takes its style in words, for which the package muq has to be installed.
+DiffRhythm is offered where ``DIFFRHYTHM`` names its folder or Hub id, and there is a GPU or ``DIFFRHYTHM_DEVICE`` is ``cpu``. It is
+read with the page's bundle, which has to be one of ``diffrhythm-vae``. Its style is one of the vectors in the folder
+``DIFFRHYTHM_STYLES``, by name, or else words, for which the package muq has to be installed.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import os
 import queue
 import threading
 from collections.abc import Generator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sae_audio.bundle import Bundle
+from sae_audio.bundle import Bundle, is_hub_id
 from sae_audio.errors import ParameterError
 from sae_audio.flow_steering import check_window
 from sae_audio.generation import Request, trace
@@ -28,8 +30,13 @@ from ui.gpu import gpu
 
 DIFFRHYTHM = os.environ.get("DIFFRHYTHM")
 """Folder or Hub id of a DiffRhythm checkpoint."""
-NULL_STYLE = "vocal"
-"""What DiffRhythm's guidance leads away from."""
+DEVICE = os.environ.get("DIFFRHYTHM_DEVICE", "cuda")
+"""Where DiffRhythm runs."""
+STYLES = os.environ.get("DIFFRHYTHM_STYLES")
+"""Folder of DiffRhythm's styles: unit vectors ``NAME.npy``, and ``null.npy``, which guidance leads away from."""
+NULL_STYLE = "null"
+NULL_WORDS = "vocal"
+"""What guidance leads away from where styles are words."""
 SECONDS = (1.0, 10.0)
 DIFFRHYTHM_SECONDS = 30.0
 STEPS = (4, 64)
@@ -46,8 +53,8 @@ class Stopped(Exception):
 
 
 def diffrhythm_is_here() -> bool:
-    """Return whether DiffRhythm is offered: a checkpoint is named, and there is a GPU."""
-    return bool(DIFFRHYTHM) and (torch.cuda.is_available() or "SPACES_ZERO_GPU" in os.environ)
+    """Return whether DiffRhythm is offered: a checkpoint is named, and there is what it is to run on."""
+    return bool(DIFFRHYTHM) and (DEVICE == "cpu" or torch.cuda.is_available() or "SPACES_ZERO_GPU" in os.environ)
 
 
 @functools.cache
@@ -55,7 +62,18 @@ def generator(name: str) -> Model:
     """Return a generator, loaded once for all visitors."""
     if name == ETUDE_FLOW:
         return load_model(ETUDE_FLOW)
-    return load_model(DIFFRHYTHM, device="cuda")
+    return load_model(DIFFRHYTHM, device=DEVICE)
+
+
+def said_of(name: str) -> str:
+    """Return what visitors read of a generator's name: of a folder on this server only the last part."""
+    return name if is_hub_id(name) else Path(name).name
+
+
+def diffrhythm_styles() -> dict[str, Path]:
+    """Return the files of DiffRhythm's styles, by name; none where styles are words."""
+    files = sorted(Path(STYLES).expanduser().glob("*.npy")) if STYLES else []
+    return {path.stem: path for path in files if path.stem != NULL_STYLE}
 
 
 def reading(source: session.Source, model: Model) -> tuple[session.Source, session.Loaded]:
@@ -176,10 +194,19 @@ def _conditions(asked: dict, model: Model) -> tuple[str | Tensor, Tensor | None,
             raise ParameterError(f"the notes have {len(notes)} characters; write at most {MAX_NOTES}")
         frames = frames_of(model, asked["seconds"])
         return asked["style"], notes_row(notes, frames, model.generator) if notes else None, None
-    from sae_audio.diffrhythm.style import style_of_text
+    return _of_diffrhythm(asked["style"], model)
 
+
+def _of_diffrhythm(style: str, model: Model) -> tuple[Tensor, None, Tensor]:
+    from sae_audio.diffrhythm.style import read_style, style_of_text
+
+    if known := diffrhythm_styles():
+        if style not in known:
+            raise ParameterError(f"style '{style}' is unknown; choose one of the list")
+        size = model.generator.dit.config.style_dim
+        return read_style(known[style], size), None, read_style(known[style].with_stem(NULL_STYLE), size)
     device = model.generator.latent_mean.device
-    return style_of_text(asked["style"], device).cpu(), None, style_of_text(NULL_STYLE, device).cpu()
+    return style_of_text(style, device).cpu(), None, style_of_text(NULL_WORDS, device).cpu()
 
 
 def _inside(what: str, value: float | None, low: float, high: float, unit: str = "") -> None:

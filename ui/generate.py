@@ -27,7 +27,7 @@ from ui.trajectory import Progress, curves_of, news, run_of, start, trajectory
 
 HEAR = {"concurrency_id": "hear", "concurrency_limit": 2}
 """Decoding one step is short, and does not wait for those who generate."""
-FLOW_NAME = {"étude-flow, here": ETUDE_FLOW, "DiffRhythm, on the GPU": "DiffRhythm"}
+FLOW_NAME = {"étude-flow, here": ETUDE_FLOW, "DiffRhythm": "DiffRhythm"}
 AGAINST = {"This song's own end": "song", "My sound from Explore": "mine"}
 NOTES = "C4:0.5 E4:0.5 G4:0.5 C5:1 B4:0.5 G4:0.5 C5:1.5"
 NOTES_HINT = "C4:0.5 rest:0.25 C4+E4+G4:1"
@@ -102,9 +102,10 @@ def tab(page: Page) -> None:
 
 def _form() -> list[gr.components.Component]:
     """Lay out what is asked for, in the order of ``generate``'s arguments."""
-    here, names = flow.diffrhythm_is_here(), flow.generator(ETUDE_FLOW).generator.style_names
+    here, names = flow.diffrhythm_is_here(), list(flow.generator(ETUDE_FLOW).generator.style_names)
     which = gr.Radio(list(FLOW_NAME), value=next(iter(FLOW_NAME)), label="Generator", visible=here, elem_id="watch-generator")
-    style = gr.Dropdown(list(names), value=names[0], label="Style", filterable=True, elem_id="watch-style")
+    every = [*names, *flow.diffrhythm_styles()] if here else names
+    style = gr.Dropdown(every, value=names[0], label="Style", filterable=True, elem_id="watch-style")
     words = gr.Textbox("", label="Style in words", placeholder="calm piano, rain", max_length=200, visible=False)
     notes = gr.Textbox(
         NOTES,
@@ -128,10 +129,17 @@ def _reader(source: Source) -> Source:
 
 
 def _switch(which: str) -> tuple:
+    """Show what a generator takes: DiffRhythm no notes, and a style by name or in words."""
     etude = FLOW_NAME[which] == ETUDE_FLOW
+    names = list(flow.generator(ETUDE_FLOW).generator.style_names if etude else flow.diffrhythm_styles())
     longest = flow.SECONDS[1] if etude else flow.DIFFRHYTHM_SECONDS
-    shown = [gr.update(visible=visible) for visible in (etude, etude, not etude)]
-    return *shown, gr.update(maximum=longest, value=5 if etude else longest), gr.update(value=0.5 if etude else 4.0)
+    return (
+        gr.update(visible=bool(names), **({"choices": names, "value": names[0]} if names else {})),
+        gr.update(visible=etude),
+        gr.update(visible=not names),
+        gr.update(maximum=longest, value=5 if etude else longest),
+        gr.update(value=0.5 if etude else 4.0),
+    )
 
 
 @plainly
@@ -157,14 +165,15 @@ def generate(
     """Generate a song, and watch: every step's posteriors and curves as it comes, then the whole.
 
     Style is one of the list; notes are written NOTE:SECONDS, such as ``C4:0.5 rest:0.25 C4+E4+G4:1``, or left empty. Length in
-    seconds, steps are points in flow time, guidance 0 halves the work. Words are for DiffRhythm only.
+    seconds, steps are points in flow time, guidance 0 halves the work. Words are for DiffRhythm only, where it lists no styles.
     """
     model = flow.generator(FLOW_NAME[which])
     source, found = flow.reading(source, model)
-    asked = {"style": style if model.name == ETUDE_FLOW else words, "notes": notes, "seconds": seconds, "steps": steps}
+    style = style if model.name == ETUDE_FLOW or flow.diffrhythm_styles() else words
+    asked = {"style": style, "notes": notes, "seconds": seconds, "steps": steps}
     wanted = flow.request_of(asked | {"guidance": guidance, "seed": seed}, model)
     key, bundle = uuid.uuid4().hex[:12], found.bundle
-    said = {"words": words} if model.name != ETUDE_FLOW else {}
+    said = {"words": style} if model.name != ETUDE_FLOW else {}
     opening = start(
         key,
         songs.title_of({"style": style, "seed": seed, **said}),
@@ -224,7 +233,10 @@ def controlled(against: str, made: Made, heard: Heard | None, request: gr.Reques
                 says = f"Control, step {got.index} of {wanted.steps - 1}"
                 yield gr.update(news=news(made.key, "control", got.index, wanted.steps, says)), gr.skip()
     made = songs.kept(made, request)
-    write_bytes(Path(made.folder) / "control.json", compact_json({**got.facts, "against": against}))
+    write_bytes(
+        Path(made.folder) / "control.json",
+        compact_json({**got.facts, "model": flow.said_of(got.facts["model"]), "against": against}),
+    )
     view = songs.view_of(made)
     view["runs"]["control"] = {"points": [], "read": {}, "curves": curves_of(got.facts["curves"]), "ends": {}}
     yield songs.save_view(made, view), made
@@ -280,6 +292,7 @@ def _watched(points: Generator[Point | Trace], progress: Progress, opening: dict
 
 
 def _save(trace: Trace, stem: Path) -> None:
+    trace.facts["model"] = flow.said_of(trace.facts["model"])
     trace.without_posteriors().save(stem)
 
 
