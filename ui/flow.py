@@ -1,7 +1,7 @@
 """What the tab Generate & watch can generate with, and how it is run: étude-flow on the CPU, DiffRhythm where it can be had.
 
-DiffRhythm is offered where ``DIFFRHYTHM`` names its folder or Hub id, and there is a GPU or ``DIFFRHYTHM_DEVICE`` is ``cpu``. It is
-read with the page's bundle, which has to be one of ``diffrhythm-vae``. Its style is one of the vectors in the folder
+DiffRhythm is offered where ``DIFFRHYTHM`` names its folder or Hub id, and there is a GPU or ``DIFFRHYTHM_DEVICE`` is ``cpu``.
+It is read with the page's bundle, which has to be one of ``diffrhythm-vae``. Its style is one of the vectors in the folder
 ``DIFFRHYTHM_STYLES``, by name, or else words, for which the package muq has to be installed.
 """
 
