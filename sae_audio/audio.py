@@ -104,11 +104,12 @@ def _decoded(file: Path | io.BytesIO, name: str | Path, max_minutes: float) -> S
     if not max_minutes > 0:
         raise ParameterError(f"max_minutes is {max_minutes}; it must be more than 0")
     try:
-        with soundfile.SoundFile(file) as opened:
+        # As bytes: a name need not be text.
+        with soundfile.SoundFile(os.fsencode(file) if isinstance(file, Path) else file) as opened:
             _check_header(name, opened.frames, opened.samplerate, opened.channels, max_minutes)
             samples = _samples(opened)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: soundfile takes .raw for headerless data
-        reason = str(error).split(": ", 1)[-1].strip().rstrip(".").replace("\n", " ")
+        reason = str(getattr(error, "error_string", error)).strip().rstrip(".").replace("\n", " ")
         raise AudioError(f"'{name}' cannot be read as audio ({reason}); convert it to WAV, FLAC, OGG, MP3 or AIFF") from None
     _check_samples(name, samples, opened.samplerate)
     return Sound(samples, opened.samplerate)

@@ -95,7 +95,8 @@ class Bundle:
         parts = self._parts()
         check(parts, str(folder), "nothing was saved: make the parts of the bundle fit each other")
         stored = replace(self, metrics=parts.tables["metrics"], provenance=parts.tables["config"]["provenance"])
-        card = {"README.md": model_card(stored).encode()}  # from what is stored, so that a loaded bundle saves to the same bytes
+        # From what is stored, so that a loaded bundle saves to the same bytes.
+        card = {"README.md": model_card(stored).encode(errors="replace")}
         return write_sealed(folder, to_files(parts) | saelens_files(self.sae, self.spec) | self._figures() | card)
 
     save_pretrained = save

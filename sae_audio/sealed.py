@@ -28,6 +28,8 @@ CARD = "README.md"
 """The one file that people edit, on the Hub's page too: a change of it is told, not refused."""
 MAX_FILES = 20
 """Most files of a bundle, the manifest included."""
+MAX_NAME = 230
+"""Most bytes of a bundle's name: what stands beside it while it is written has the name and some more."""
 ALLOWED = re.compile(r"(figures/)?[A-Za-z0-9][A-Za-z0-9_-]*\.(json|safetensors|png|md)")
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 """File types that can run code when they are loaded."""
@@ -37,8 +39,9 @@ AGAIN = "copy or download the bundle again"
 
 
 def to_json(value: object) -> bytes:
-    """Return JSON with sorted keys, so that equal values give equal bytes."""
-    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """Return JSON with sorted keys, so that equal values give equal bytes; of a name that is no text the escapes of JSON."""
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode(errors="backslashreplace")
 
 
 def manifest_of(files: Mapping[str, bytes]) -> bytes:
@@ -192,6 +195,8 @@ def _previous(folder: Path) -> Path:
 
 def check_replaceable(folder: Path) -> None:
     """Let only a missing or empty folder, or one with nothing but a bundle in it, as saved or downloaded, be replaced."""
+    if (size := len(os.fsencode(folder.name))) > MAX_NAME:  # told now, not after the work
+        raise BundleError(f"{folder} has a name of {size} bytes; a bundle's has at most {MAX_NAME}: choose a shorter one")
     if not os.path.lexists(folder):
         return
     if folder.is_symlink() or not folder.is_dir():

@@ -198,7 +198,8 @@ def scrubber(trace: Trace, properties: Mapping[str, Property], song: int = 0) ->
 
 def compact_json(values: Mapping) -> bytes:
     """Return JSON without line breaks, since most of it is long lists of numbers."""
-    return (json.dumps(plain(values), sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n").encode()
+    text = json.dumps(plain(values), sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+    return text.encode(errors="backslashreplace")  # as ``to_json``
 
 
 def _curve(probabilities: Tensor, counted: Tensor | None) -> dict:

@@ -28,7 +28,7 @@ def hashed_splits(names: list[str], seed: int) -> dict[str, str]:
 
 def hashed_place(name: str, seed: int) -> float:
     """Map a name to [0, 1), evenly and for good."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()[:8], "big") / 2**64
 
 
 def _split_at(place: float) -> str:

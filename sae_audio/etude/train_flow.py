@@ -188,7 +188,7 @@ def train(recipe: Recipe, config: DiTConfig = ETUDE_FLOW) -> Generator:
 
 def fit(recipe: Recipe, config: DiTConfig, data: FlowData, held: FlowData) -> Generator:
     """Train on encoded clips, watch held-out ones, write to ``recipe.out``; return the averaged model."""
-    trainer, began, losses, log = Trainer(recipe, config), time.time(), [], recipe.out / "log.jsonl"
+    trainer, began, losses, log = Trainer(recipe, config), time.monotonic(), [], recipe.out / "log.jsonl"
     if recipe.resume:
         first = trainer.load()
     else:
@@ -200,7 +200,7 @@ def fit(recipe: Recipe, config: DiTConfig, data: FlowData, held: FlowData) -> Ge
     for step in progress:
         losses.append(trainer.step(data, step))
         if (step + 1) % recipe.eval_every == 0 or step + 1 == recipe.steps:
-            row = {"step": step + 1, "wall_s": time.time() - began, "train": sum(losses) / len(losses)}
+            row = {"step": step + 1, "wall_s": time.monotonic() - began, "train": sum(losses) / len(losses)}
             row["validation"] = trainer.evaluate(held)
             progress.set_postfix(loss=f"{row['train']:.4f}", held=f"{sum(row['validation'].values()) / 5:.4f}")
             append_row(log, row)
