@@ -50,6 +50,7 @@ def test_partial_effects_recover_a_linear_law_whatever_the_recording_adds():
     assert torch.allclose(effects.brightness, directions[-1], atol=1e-3)
     expected = directions[:NOTES] - directions[0]
     assert torch.allclose(effects.notes - effects.notes[0], expected, atol=1e-2)
+    assert effects.note_frames.sum() == len(note)
 
 
 def test_partial_effects_of_sparse_inputs_are_those_of_dense_ones():
@@ -66,6 +67,7 @@ def test_silent_frames_do_not_count():
     spoilt = x.clone()
     spoilt[::2] = 1e4
     kept = partial_effects(spoilt, note, NOTES, silent, recording)
+    assert kept.note_frames.sum() == len(note) // 2
     assert kept.loudness.abs().max() < 10
 
 

@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sae_audio.diffrhythm.dit import DiT, DiTConfig
 from sae_audio.diffrhythm.generator import GUIDANCE, Generator
-from sae_audio.digest import digest_of, read_tensor_file, tensor_file
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.files import make_folder, write_bytes
-from sae_audio.strict import check_tensors
 
 PREFIX = "transformer."
 KIND, FORMAT = "etude-flow", 1
@@ -156,11 +155,11 @@ def save_generator(model: Generator, folder: str | Path, *, dtype: torch.dtype =
     """
     folder = Path(folder)
     make_folder(folder)
-    tensors = {name: value.to(dtype) for name, value in model.state_dict().items()}
+    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in model.state_dict().items()}
     facts = {"dit": model.dit.config.to_dict(), "styles": list(model.style_names), "guidance": model.guidance}
-    config = (json.dumps({"model": KIND, "format": FORMAT, **facts}, sort_keys=True, indent=2) + "\n").encode()
-    write_bytes(folder / "model.safetensors", tensor_file(tensors, {"config": digest_of(config)}), alone=True)
-    write_bytes(folder / "config.json", config, alone=True)
+    config = {"model": KIND, "format": FORMAT, **facts}
+    write_bytes(folder / "model.safetensors", save(tensors), alone=True)
+    write_bytes(folder / "config.json", (json.dumps(config, sort_keys=True, indent=2) + "\n").encode(), alone=True)
 
 
 def load_generator(folder: str | Path, *, device: str | torch.device = "cpu") -> Generator:
@@ -172,14 +171,12 @@ def load_generator(folder: str | Path, *, device: str | torch.device = "cpu") ->
         A file is missing or damaged, or a tensor is missing, unexpected or of the wrong shape; the message names it.
     """
     folder = Path(expanduser(folder))
-    content, (config, styles, guidance) = _read_config(folder / "config.json")
+    config, styles, guidance = _read_config(folder / "config.json")
     with torch.device("meta"):
         model = Generator(DiT(config), styles, guidance)
     try:
-        tensors, facts = read_tensor_file(folder / "model.safetensors")
-        if facts.get("config", digest_of(content)) != digest_of(content):
-            raise ValueError("config.json is not the one that it was saved with")
-    except (OSError, ValueError, SafetensorError) as error:
+        tensors = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
         raise LatentSpaceError(f"{folder / 'model.safetensors'} cannot be read: {error}") from error
     _fill(model, tensors, folder)
     return model.to(device).eval().requires_grad_(False)
@@ -235,20 +232,26 @@ def _compare_json(path: Path, found: DiTConfig) -> None:
         raise LatentSpaceError(f"{path} does not fit the checkpoint beside it: {', '.join(texts)}")
 
 
-def _read_config(path: Path) -> tuple[bytes, tuple[DiTConfig, list[str], float]]:
+def _read_config(path: Path) -> tuple[DiTConfig, list[str], float]:
     try:
-        content = path.read_bytes()
-        values = json.loads(content)
+        values = json.loads(path.read_text(encoding="utf-8"))
         if (values["model"], values["format"]) != (KIND, FORMAT):
             raise LatentSpaceError(f"{path} is {values['model']} format {values['format']}; this version reads {KIND} {FORMAT}")
-        return content, (DiTConfig.from_dict(values["dit"]), list(values["styles"]), float(values.get("guidance", GUIDANCE)))
+        return DiTConfig.from_dict(values["dit"]), list(values["styles"]), float(values.get("guidance", GUIDANCE))
     except (OSError, ValueError, KeyError, TypeError, ParameterError) as error:
         raise LatentSpaceError(f"{path} is not the config of an étude generator: {error}") from error
 
 
 def _fill(model: torch.nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
     """Give a model on the meta device its tensors in float32; every name and shape has to fit."""
-    check_tensors(source, tensors, model.state_dict())
+    expected = model.state_dict()
+    for problem, names in (("misses", expected.keys() - tensors.keys()), ("has unexpected", tensors.keys() - expected.keys())):
+        if names:
+            raise LatentSpaceError(f"{source} {problem} tensors: {_list(names)}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{list(tensor.shape)}; its other tensors or its config ask for {list(expected[name].shape)}"
+            raise LatentSpaceError(f"{source}: {name} has shape {shapes}")
     # A copy even of float32: a mapped file must not live on in the model.
     model.load_state_dict({name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}, assign=True)
 

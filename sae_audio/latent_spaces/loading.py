@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.table import WEIGHTS
-from sae_audio.strict import check_keys, check_tensors
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -129,9 +128,21 @@ def fill(model: Model, tensors: Mapping[str, Tensor], path: str | Path) -> Model
     LatentSpaceError
         A tensor is missing, unexpected or misshapen; the message names it and ``path``.
     """
-    check_tensors(path, tensors, model.state_dict())
+    own = model.state_dict()
+    misshapen = [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
+    check_keys(path, own.keys() - tensors.keys(), tensors.keys() - own.keys(), misshapen)
     model.load_state_dict(tensors)
     return model.float().eval().requires_grad_(False)
+
+
+def check_keys(path: str | Path, missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[str]) -> None:
+    """Raise ``LatentSpaceError`` if there is any such tensor, naming up to three of them."""
+    for problem, keys in (("lacks", missing), ("has unknown", unexpected), ("has misshapen", misshapen)):
+        if named := sorted(keys):
+            more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+            raise LatentSpaceError(
+                f"{path} {problem} tensors: {', '.join(named[:3])}{more}; it does not belong to the model that is to be loaded"
+            )
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

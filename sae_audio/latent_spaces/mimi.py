@@ -24,10 +24,9 @@ from torch import Tensor, nn
 
 from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.base import Codec
-from sae_audio.latent_spaces.loading import pretrained, tensor_names, weight_file
+from sae_audio.latent_spaces.loading import check_keys, pretrained, tensor_names, weight_file
 from sae_audio.latent_spaces.windows import ceil_div, exact, frames_at_once, quantised
 from sae_audio.spec import LatentSpec
-from sae_audio.strict import check_keys
 
 if TYPE_CHECKING:
     from transformers import MimiModel

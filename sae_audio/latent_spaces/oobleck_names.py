@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sae_audio.errors import LatentSpaceError
-from sae_audio.strict import check_keys
+from sae_audio.latent_spaces.loading import check_keys
 
 UNITS = ("res_unit1", "res_unit2", "res_unit3")
 BLOCKS = {"encoder": (*UNITS, "snake1", "conv1"), "decoder": ("snake1", "conv_t1", *UNITS)}

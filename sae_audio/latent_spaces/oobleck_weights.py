@@ -23,9 +23,8 @@ from torch import Tensor, nn
 
 from sae_audio.errors import LatentSpaceError, OutputError
 from sae_audio.files import write_bytes
-from sae_audio.latent_spaces.loading import fill, first_line, read_config, read_tensors, weight_file
+from sae_audio.latent_spaces.loading import check_keys, fill, first_line, read_config, read_tensors, weight_file
 from sae_audio.latent_spaces.oobleck_names import canonical, infer_config
-from sae_audio.strict import check_keys
 
 DIFFUSERS = "diffusion_pytorch_model.safetensors"
 FILES = (DIFFUSERS, f"vae/{DIFFUSERS}", "model.safetensors", "model.ckpt", "vae_model.pt")

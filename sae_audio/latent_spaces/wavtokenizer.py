@@ -28,12 +28,11 @@ from torch import Tensor, nn
 
 from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.base import Codec
-from sae_audio.latent_spaces.loading import fill, read_tensors
+from sae_audio.latent_spaces.loading import check_keys, fill, read_tensors
 from sae_audio.latent_spaces.seanet import run_seanet, window_of
 from sae_audio.latent_spaces.wavtokenizer_decoder import GROUPS, DecoderConfig, FourierDecoder
 from sae_audio.latent_spaces.windows import blended, quantised
 from sae_audio.spec import LatentSpec
-from sae_audio.strict import check_keys, check_tensors
 
 if TYPE_CHECKING:
     from transformers.models.encodec.modeling_encodec import EncodecVectorQuantization
@@ -225,9 +224,11 @@ def decoder_config(checkpoint: Checkpoint, hop_length: int) -> DecoderConfig:
 
 def filled(model: Networks, checkpoint: Checkpoint) -> Networks:
     """Return the model with the tensors of a checkpoint; an error calls them as the checkpoint does."""
-    own = {public_name(key): key for key in model.state_dict()}
-    check_tensors(checkpoint.path, checkpoint.tensors, {name: model.state_dict()[key] for name, key in own.items()})
-    return fill(model, {own[name]: value for name, value in checkpoint.tensors.items()}, checkpoint.path)
+    own, tensors = {public_name(key): key for key in model.state_dict()}, checkpoint.tensors
+    shapes = {public_name(key): value.shape for key, value in model.state_dict().items()}
+    misshapen = [key for key in own.keys() & tensors.keys() if tensors[key].shape != shapes[key]]
+    check_keys(checkpoint.path, own.keys() - tensors.keys(), tensors.keys() - own.keys(), misshapen)
+    return fill(model, {own[key]: value for key, value in tensors.items()}, checkpoint.path)
 
 
 def public_name(key: str) -> str:
