@@ -16,6 +16,14 @@ pytestmark = pytest.mark.browser
 RATE = 16_000
 SYNC = 0.05  # seconds
 AUDIO = "document.querySelectorAll('#timeline audio')"
+TABS = {
+    "Steer": "#steer-go",
+    "Generate & watch": "#watch canvas",
+    "Atlas": "#atlas-card h2",
+    "Bundle": "#bundle-view h2",
+    "Explore": "#timeline .play",
+}
+"""What shows that a tab is there, by its title."""
 
 
 @pytest.fixture
@@ -241,3 +249,14 @@ def test_the_page_rendered_by_the_server_is_the_same(run_app, open_page):
         page.click("#timeline .play")
         page.wait_for_function(f"{AUDIO}[0].currentTime > 0.2")
         page.close()
+        phone = open_page(url=url, width=390)
+        phone.wait_for_selector("#card h2")
+        for title, there in TABS.items():
+            if not phone.get_by_role("tab", name=title).is_visible():  # in a menu
+                phone.locator("#tabs .overflow-menu > button").click()
+                phone.locator("#tabs .overflow-dropdown button", has_text=title).click()
+            else:
+                phone.get_by_role("tab", name=title).click()
+            phone.wait_for_selector(there)
+            assert phone.evaluate("document.documentElement.scrollWidth") <= 390, title
+        phone.close()

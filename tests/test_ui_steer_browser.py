@@ -108,6 +108,7 @@ def test_steer_listen_and_keep(open_page, axe, tmp_path):
 
     # what is kept
     page.wait_for_selector("#steer-exports", timeout=SLOW)
+    assert not page.is_visible("#steer-file")  # it only carries what a button draws
     with page.expect_download() as download:
         page.click("#steer-wav24")
     download.value.save_as(tmp_path / "steered.wav")

@@ -77,7 +77,7 @@ def tab(page: Page) -> None:
     with gr.Row(visible=False, elem_id="steer-exports") as row:
         exports = [gr.DownloadButton(label, size="sm", elem_id=f"steer-{key}") for key, label in EXPORTS.items()]
         draw = gr.Button("Spectrograms (PNG)", size="sm", elem_id="steer-png")
-        file = gr.DownloadButton("Download", visible="hidden", elem_id="steer-file")
+    file = gr.DownloadButton("Download", visible="hidden", elem_id="steer-file")  # in a row that appears later it would be seen
     result = gr.State(None)
 
     hidden = {"api_visibility": "private", "show_progress": "hidden"}

@@ -96,5 +96,8 @@ footer .divider {display: none !important;}
   .gradio-container .main {padding: 8px 12px !important;}
   #hint {flex-basis: 100% !important;}
   #hint p {text-align: left !important;}
+  #bring [data-testid="upload-text"] {display: block; text-align: center; font-size: 13px;}
+  #bring [data-testid="upload-icon"] {display: inline-block; vertical-align: middle; margin-right: 8px;}
+  #watch-stored .wrap::before {flex-basis: 100%;}
 }
 """

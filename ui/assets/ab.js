@@ -219,7 +219,7 @@ function measuredRow({ property, asked, said }) {
   const kept = asked === 0;
   const line = made('tr', {}, made('th', { scope: 'row' }, NAMES[property]));
   said.forEach((text, i) => line.append(made('td', { 'data-label': HEADS[i], class: i === 4 ? 'got' : i === 3 ? 'aim' : kept && i === 5 ? 'kept' : '' }, text)));
-  if (kept && said[5] !== '–') line.lastChild.append(made('span', { class: 'tag' }, 'off target'));
+  if (kept && /[1-9]/.test(said[5])) line.lastChild.append(made('span', { class: 'tag' }, 'off target'));
   return line;
 }
 
