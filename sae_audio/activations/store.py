@@ -92,14 +92,17 @@ class ActivationStore:
         """Open a folder that ``extract`` wrote; raise ``DataError`` if it is none, unfinished, or lacks a shard."""
         path = Path(path)
         index = read_index(path)
-        if not index["complete"]:
+        try:
+            complete, entries = index["complete"], [Stored(**entry) for entry in index["recordings"]]
+            settings = {key: index[key] for key in ("seed", "tracker", "settings")}
+            skipped, spec = [Skipped(**entry) for entry in index["skipped"]], LatentSpec.from_dict(index["spec"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}/index.json is damaged ({error}); delete it and extract again") from error
+        if not complete:
             raise DataError(f"the extraction into {path} is not finished; run the same command again to continue it")
-        entries = [Stored(**entry) for entry in index["recordings"]]
         if missing := sorted({entry.shard for entry in entries if not (path / entry.shard).is_file()}):
             raise DataError(f"{path} lacks {', '.join(missing)}; extract again, which redoes only their recordings")
-        settings = {key: index[key] for key in ("seed", "tracker", "settings")}
-        skipped = [Skipped(**entry) for entry in index["skipped"]]
-        return cls(path, LatentSpec.from_dict(index["spec"]), settings, entries, skipped)
+        return cls(path, spec, settings, entries, skipped)
 
     @property
     def recording_names(self) -> list[str]:
@@ -142,8 +145,7 @@ class ActivationStore:
 
     def _read(self, entry: Stored, name: str) -> Tensor:
         if entry.shard not in self._shards:
-            shard = _open_shard(self.path / entry.shard)
-            self._shards[entry.shard] = {key: shard.get_tensor(key) for key in ("latents", *Descriptors._fields)}
+            self._shards[entry.shard] = _shard_tensors(self.path / entry.shard, self.spec.d_in)
         return self._shards[entry.shard][name][entry.start : entry.start + entry.frames]
 
 
@@ -166,6 +168,19 @@ def shard_contents(folder: Path) -> dict[tuple[str, str], Stored | Skipped]:
                 found[name, version] = Skipped(name, version, reason)
             start += frames
     return found
+
+
+def _shard_tensors(path: Path, d_in: int) -> dict[str, Tensor]:
+    """Return the mapped tensors of a shard, all of one length."""
+    shard = _open_shard(path)
+    try:
+        tensors = {name: shard.get_tensor(name) for name in ("latents", *Descriptors._fields)}
+        shapes = {tuple(value.shape) for name, value in tensors.items() if name != "latents"}
+        if shapes != {(len(tensors["latents"]),)} or tensors["latents"].shape[1:] != (d_in,):
+            raise ValueError("its tensors do not fit each other")
+    except (SafetensorError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and extract again, which redoes only its recordings") from error
+    return tensors
 
 
 def _open_shard(path: Path) -> safe_open:

@@ -10,16 +10,18 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from sae_audio.errors import ParameterError
+from sae_audio.errors import DataError, ParameterError
 from sae_audio.files import write_bytes
 from sae_audio.sae import SAE
 
 STATE = "training.safetensors"
 HISTORY = "history.jsonl"
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+"""What Adam keeps of every parameter."""
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -56,22 +58,37 @@ def load_checkpoint(folder: Path, sae: SAE, optimiser: torch.optim.Optimizer, si
     ------
     ParameterError
         The checkpoint was made with other settings; the message names the first that differs.
+    DataError
+        It is damaged.
     """
     if not (folder / STATE).exists():
         return 0
-    with safe_open(folder / STATE, "pt") as file:
-        about = json.loads(file.metadata()["about"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a safe_open handle is no mapping
-    check_settings(folder, about, settings)
+    try:
+        with safe_open(folder / STATE, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, a safe_open handle is no mapping
+        check_settings(folder, about, settings)
+        _restore(tensors, sae, optimiser, since)
+        return int(about["step"])
+    except ParameterError:
+        raise
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        said = " ".join(str(error).split())
+        raise DataError(f"{folder / STATE} is damaged ({said[:200]}); delete it, and the run starts again") from error
+
+
+def _restore(tensors: dict[str, Tensor], sae: SAE, optimiser: torch.optim.Optimizer, since: Tensor) -> None:
     sae.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("sae.")})
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("adam."):
             _, number, moment = name.split(".")
             state.setdefault(int(number), {})[moment] = value
+    learned = range(sum(len(group["params"]) for group in optimiser.param_groups))
+    if sorted(state) != list(learned) or any(values.keys() != MOMENTS for values in state.values()):
+        raise ValueError("the optimiser's state is not that of this SAE")
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
     since.copy_(tensors["since"])
-    return about["step"]
 
 
 def check_settings(folder: Path, saved: dict, wanted: dict) -> None:
