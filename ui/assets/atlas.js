@@ -215,7 +215,7 @@ function draw() {
   centre = [0, 0];
   const counts = {}, palette = colours();
   data.kinds.forEach((kind) => { counts[kind] = (counts[kind] || 0) + 1; });
-  one('.legend').replaceChildren(...Object.keys(LABEL).filter((kind) => counts[kind]).map((kind) => made('span', {},
+  one('.legend').replaceChildren(...Object.keys({ ...LABEL, ...counts }).filter((kind) => counts[kind]).map((kind) => made('span', {},
     made('i', { style: `background:${kind === 'pitch' ? gradient() : palette[kind]}` }), `${counts[kind].toLocaleString('en')} ${LABEL[kind]}`)));
   one('[data-view="1"]').hidden = !data.axes;
   if (!data.axes) view = 0;
