@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_audio.sae.base import SAE
-from sae_audio.sae.sparse import csr
+from sae_audio.sae.entries import csr
 
 
 def select_rows(inputs: Tensor, rows: Tensor) -> Tensor:

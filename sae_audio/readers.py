@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae_audio.inputs import acts_matrix
 from sae_audio.sae import SAE
-from sae_audio.sae.sparse import csr
+from sae_audio.sae.entries import csr
 from sae_audio.training import started_sae
 
 Reader = Callable[[Tensor], Tensor]

@@ -1,4 +1,4 @@
-"""The compiled selection of the training step: exact, of every shape, and the same as PyTorch's."""
+"""The compiled loops of the training step: selection is exact, of every shape; sums are the same as PyTorch's."""
 
 import subprocess
 import sys
@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sae_audio.sae import SAEConfig, build_sae, sparse
+from sae_audio.sae import SAEConfig, build_sae, compiled, sparse
 from sae_audio.sae.compiled import top_k_into
+from sae_audio.sae.entries import Entries
 from sae_audio.sae.sparse import encode_top_k, pre_acts
+from sae_audio.sae.sparse_step import block_gradients, decode_block
 from sae_audio.training.config import TrainConfig
 from sae_audio.training.loop import Run, frame_order
 from sae_audio.training.ranks import Ranks
@@ -71,7 +73,7 @@ def test_both_paths_keep_the_same(threads, monkeypatch):
     torch.set_num_threads(threads)
     try:
         x, W, b = random(2100, 16), random(16, 1024, seed=1), random(1024, seed=2)
-        ours, plain = (encode_top_k(x, W, b, 12, many=many) for many in (True, False))
+        ours, plain = (encode_top_k(x, W, b, 12, loops=loops) for loops in (sparse.step_loops(x, 1024), None))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -86,6 +88,48 @@ def test_the_encoder_product(shape):
     rows, d_in, d_sae = shape
     x, W, b = random(rows, d_in), random(d_in, d_sae, seed=1), random(d_sae, seed=2)
     assert torch.allclose(pre_acts(x, W, b), (x.double() @ W.double() + b).float(), rtol=1e-3, atol=1e-4)
+
+
+SHAPES = [(1, 1, 1, 1), (700, 12, 96, 5), (513, 3, 20_000, 2), (40, 64, 2048, 32)]
+"""Frames, d_in, d_sae and entries per frame: one piece, several pieces of the dictionary, several of frames."""
+
+
+def some_entries(n, d_sae, k):
+    """In every seventh frame the first entry is 0, and the last two frames have none."""
+    values, columns = random(n, d_sae).topk(k)
+    values[::7, 0] = 0
+    frames = max(1, n - 2)
+    rows = torch.arange(n, dtype=torch.int32).repeat_interleave(k)
+    return Entries(*(x.flatten()[: frames * k].contiguous() for x in (rows, columns.int(), values.abs())))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sums_over_entries_are_those_of_pytorch(shape, threads):
+    n, d_in, d_sae, k = shape
+    entries, W, g, x = some_entries(n, d_sae, k), random(d_sae, d_in, seed=1), random(n, d_in, seed=2), random(n, d_in, seed=3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = compiled.decode(entries, W, n), *compiled.block_gradients(entries, g, W, x)
+    finally:
+        torch.set_num_threads(before)
+    for ours, theirs in zip(found, (decode_block(entries, W, n), *block_gradients(entries, g, W, x)), strict=True):
+        assert ours.shape == theirs.shape
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", ["topk", "batch_topk", "matryoshka"])
+def test_a_large_step_has_the_gradients_of_a_small_one(variant, monkeypatch):
+    """Those of small steps are checked against autograd in test_sae_sparse."""
+    x, config = random(2048, 12) * 2 + 1, SAEConfig(variant, 12, 600, k=6)
+    small, large = build_sae(config), build_sae(config)
+    small.backward(x, torch.tensor([7, 90]))
+    monkeypatch.setattr(sparse, "LARGE", 0)
+    large.backward(x, torch.tensor([7, 90]))
+    for ours, theirs in zip(large.parameters(), small.parameters(), strict=True):
+        if theirs.grad is not None:
+            assert (ours.grad - theirs.grad).norm() < 1e-3 * theirs.grad.norm()
 
 
 def test_a_large_step_has_the_gradients_of_autograd(monkeypatch):
@@ -120,9 +164,10 @@ def test_without_numba_training_goes_on_in_pytorch():
     """A process in which importing Numba fails, as it does where it is not installed."""
     code = (
         "import sys; sys.modules['numba'] = None\n"
-        "import torch; from sae_audio.sae.sparse import compiled, encode_top_k\n"
+        "import torch; from sae_audio.sae.sparse import encode_top_k, step_loops\n"
         "x, W, b = torch.eye(2), torch.arange(2.0 * 2**21).view(2, -1), torch.zeros(2**21)\n"
-        "print(compiled(), *encode_top_k(x, W, b, 2, many=True)[0].sort().values.tolist())"
+        "loops = step_loops(x, 2**21)\n"
+        "print(loops, *encode_top_k(x, W, b, 2, loops=loops)[0].sort().values.tolist())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "None [2097150.0, 2097151.0] [4194302.0, 4194303.0]"

@@ -5,7 +5,8 @@ import torch
 
 from sae_audio.sae import SAEConfig, build_sae
 from sae_audio.sae.auxk import auxk_loss
-from sae_audio.sae.sparse import Entries, encode_batch_top_k, encode_top_k, pre_act_chunks, top_k
+from sae_audio.sae.entries import Entries
+from sae_audio.sae.sparse import encode_batch_top_k, encode_top_k, pre_act_chunks, top_k
 
 D_IN, D_SAE, K, N = 12, 96, 5, 700  # N: more than one chunk, the last one not full
 CONFIGS = [

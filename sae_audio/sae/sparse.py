@@ -3,56 +3,26 @@
 The encoder product is dense (an exact top-k must see every pre-activation), in chunks of rows that fit a cache. All
 that follows costs k per frame instead of d_sae: decode and both weight gradients are sparse-dense products, and the gradient
 of the activations is sampled at the kept entries only. Work per frame: 2·d_in·d_sae + 8·d_in·k, against 12·d_in·d_sae of
-dense autograd. Every call exists on CPU and CUDA; on a CPU the selection of large batches is compiled (``compiled.py``).
+dense autograd. Every call exists on CPU and CUDA; on a CPU the loops of large batches are compiled (``compiled.py``).
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sae_audio.cores import on_all_cores
+from sae_audio.sae.entries import Entries
 
 CHUNK = 2**20
 """Pre-activations per encoder product, about: they should stay in the processor's cache until they have been selected from."""
 LARGE = 2**22
-"""Pre-activations of a batch from which on compiling the selection, three seconds, is earned back within 200 steps."""
-
-
-class Entries(NamedTuple):
-    """The kept activations of a batch: a sparse [N, d] matrix as its entries, in order of rows."""
-
-    rows: Tensor
-    """[n] int32, the frame of each entry, ascending."""
-    columns: Tensor
-    """[n] int32, the feature of each entry."""
-    values: Tensor
-    """[n] the activations, 0 or more."""
-
-    def block(self, low: int, high: int) -> Entries:
-        """Return the entries of features ``low`` to ``high`` (exclusive), numbered from 0."""
-        inside = (self.columns >= low) & (self.columns < high)
-        return Entries(self.rows[inside], self.columns[inside] - low, self.values[inside])
-
-    def matrix(self, shape: tuple[int, int]) -> Tensor:
-        """Return them as a CSR tensor of the given shape ``[N, d]``."""
-        return csr(self.rows, self.columns, self.values, shape)
-
-
-def csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return a CSR tensor of entries in order of rows; its invariants hold by construction, so they are not checked again."""
-    starts = torch.searchsorted(rows, torch.arange(shape[0] + 1, dtype=rows.dtype, device=rows.device), out_int32=True)
-    with warnings.catch_warnings():
-        # PyTorch says once per process that CSR is in beta and that invariants are not checked; both are known here.
-        warnings.filterwarnings("ignore", message="Sparse ")
-        return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
+"""Pre-activations of a batch from which on compiling its loops, four seconds, is earned back within 200 steps."""
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -116,7 +86,7 @@ def top_k(z: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 @cache
 def compiled() -> ModuleType | None:
-    """Return the compiled selection, or None where Numba is not installed; the first call takes half a second."""
+    """Return the compiled loops, or None where Numba is not installed; the first call takes half a second."""
     try:
         from sae_audio.sae import compiled as module
     except ImportError:
@@ -124,7 +94,12 @@ def compiled() -> ModuleType | None:
     return module
 
 
-def encode_top_k(x_c: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, *, many: bool = False) -> tuple[Tensor, Tensor]:
+def step_loops(x_c: Tensor, d_sae: int) -> ModuleType | None:
+    """Return the compiled loops for a training step on ``x_c [N, d_in]``, or None where PyTorch's own are to be used."""
+    return compiled() if on_cpu(x_c) and len(x_c) * d_sae >= LARGE else None
+
+
+def encode_top_k(x_c: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, *, loops: ModuleType | None = None) -> tuple[Tensor, Tensor]:
     """Return the ReLU of the k largest pre-activations of each row and their columns, without autograd.
 
     Parameters
@@ -135,9 +110,9 @@ def encode_top_k(x_c: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, *, many: boo
         The encoder.
     k : int
         Entries per row.
-    many : bool
-        There will be many such calls, so that a large one may compile the selection first. Where that is possible (on a CPU,
-        with Numba), the entries are the same; which of equal values are kept may differ.
+    loops : module, optional
+        ``step_loops``, in a training step: there will be many of them, which repay its compiling. The entries are the same;
+        which of equal values are kept may differ.
 
     Returns
     -------
@@ -147,17 +122,16 @@ def encode_top_k(x_c: Tensor, W_enc: Tensor, b_enc: Tensor, k: int, *, many: boo
     values = x_c.new_empty(len(x_c), k)
     indices = torch.empty(len(x_c), k, dtype=torch.int64, device=x_c.device)
     starts = chunk_starts(len(x_c), len(b_enc))
-    fast = compiled() if many and on_cpu(x_c) and len(x_c) * len(b_enc) >= LARGE else None
 
     def encode(start: int) -> None:
         rows = slice(start, start + starts.step)
         z = pre_acts(x_c[rows], W_enc, b_enc)
-        if fast:
-            fast.top_k_into(z, k, values[rows], indices[rows])
+        if loops:
+            loops.top_k_into(z, k, values[rows], indices[rows])
         else:
             values[rows], indices[rows] = top_k(z, k)
 
-    if fast:
+    if loops:
         on_all_cores(encode, starts)
     else:
         for start in starts:

@@ -20,15 +20,13 @@ from torch import Tensor
 
 from sae_audio.sae.auxk import auxk_gradients
 from sae_audio.sae.base import SAE, BatchResult
-from sae_audio.sae.sparse import Entries, csr
+from sae_audio.sae.entries import Entries, csr
+from sae_audio.sae.sparse import step_loops
 
 
-def residuals(sae: SAE, x_c: Tensor, blocks: list[Entries], bounds: list[int]) -> list[Tensor]:
-    """Return ``[N, d_in]`` per block: what the dictionary up to and including that block leaves over."""
-    left: list[Tensor] = []
-    for entries, low, high in zip(blocks, bounds, bounds[1:], strict=False):
-        left.append((left[-1] if left else x_c) - entries.matrix((len(x_c), high - low)) @ sae.W_dec[low:high])
-    return left
+def decode_block(entries: Entries, W_dec: Tensor, n: int) -> Tensor:
+    """Return ``S W_dec`` [n, d_in] of one block's entries S and decoder rows."""
+    return entries.matrix((n, len(W_dec))) @ W_dec
 
 
 def block_gradients(entries: Entries, g: Tensor, W_dec: Tensor, x_c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,13 +87,12 @@ def sparse_backward(sae: SAE, x_c: Tensor, entries: Entries, widths: tuple[int, 
     n = len(x_c)
     bounds = [0, *widths]
     blocks = [entries.block(*span) for span in zip(bounds, widths, strict=False)] if len(widths) > 1 else [entries]
-    left = residuals(sae, x_c, blocks, bounds)
-    scaled = [r * (-2 / n) for r in left]
-    g = list(accumulate(reversed(scaled)))[::-1]
-    parts = [
-        block_gradients(block, g_b, sae.W_dec[low:high], x_c)
-        for block, g_b, low, high in zip(blocks, g, bounds, widths, strict=False)
-    ]
+    dictionary = [sae.W_dec[low:high] for low, high in zip(bounds, widths, strict=False)]
+    loops = step_loops(x_c, len(sae.W_dec))
+    decode, gradients = (loops.decode, loops.block_gradients) if loops else (decode_block, block_gradients)
+    left = [x_c - x_hat for x_hat in accumulate(decode(block, W, n) for block, W in zip(blocks, dictionary, strict=True))]
+    g = list(accumulate(r * (-2 / n) for r in reversed(left)))[::-1]
+    parts = [gradients(block, g_b, W, x_c) for block, g_b, W in zip(blocks, g, dictionary, strict=True)]
     W_dec, W_enc_T, b_enc = (torch.cat(grads) if len(grads) > 1 else grads[0] for grads in zip(*parts, strict=True))
     if sae.config.decoder_bias:
         sae.b_dec.grad = g[0].sum(0) - sae.W_enc @ b_enc

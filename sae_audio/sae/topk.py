@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sae_audio.sae.base import SAE, BatchResult, SparseActs
-from sae_audio.sae.sparse import Entries, encode_top_k
+from sae_audio.sae.entries import Entries
+from sae_audio.sae.sparse import encode_top_k, step_loops
 from sae_audio.sae.sparse_step import sparse_backward
 
 
@@ -36,7 +37,8 @@ class TopKSAE(SAE):
     def backward(self, x: Tensor, dead: Tensor, sparsity: float = 1.0) -> BatchResult:
         """As every SAE's, by the sparse step; there is no penalty for ``sparsity`` to scale."""
         x_c = self.standardise(x) - self.b_dec
-        values, indices = encode_top_k(x_c, self.W_enc, self.b_enc, self.config.n_active, many=True)
+        loops = step_loops(x_c, self.config.d_sae)
+        values, indices = encode_top_k(x_c, self.W_enc, self.b_enc, self.config.n_active, loops=loops)
         rows = torch.arange(len(x), dtype=torch.int32, device=x.device).repeat_interleave(self.config.n_active)
         entries = Entries(rows, indices.view(-1).int(), values.view(-1))
         return sparse_backward(self, x_c, entries, (self.config.d_sae,), dead)
