@@ -29,6 +29,7 @@ from sae_audio.cli import Parser, guarded
 from sae_audio.cli_dataset import add_dataset_options, dataset_of
 from sae_audio.cli_hub import published_lines
 from sae_audio.errors import ParameterError
+from sae_audio.sae import VARIANTS
 
 RECORDED = (
     *("space", "tap", "layer", "source_revision", "dtype", "sae", "d_sae", "k", "l1", "l1_on"),
@@ -77,7 +78,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("--max-minutes", type=float, default=20.0, help="longer sound files are skipped (default: 20)")
 
     sae = parser.add_argument_group("sparse autoencoder")
-    sae.add_argument("--sae", default="topk", help="relu, relu_rmsnorm, topk, batch_topk, jumprelu, matryoshka (default: topk)")
+    sae.add_argument("--sae", default="topk", help=f"{', '.join(VARIANTS)} (default: topk)")
     sae.add_argument("--d-sae", type=int, help="features (default: 16 per latent channel)")
     sae.add_argument("--k", type=int, default=16, help="active features per frame (default: 16)")
     sae.add_argument("--l1", type=float, help="L1 coefficient of relu and relu_rmsnorm")
@@ -131,7 +132,6 @@ def config_arguments(path: Path) -> list[str]:
 def check(options: argparse.Namespace) -> None:
     """Refuse what would fail late."""
     from sae_audio.etude import soundfont
-    from sae_audio.sae import VARIANTS
     from sae_audio.sealed import check_replaceable
 
     if (options.private or options.revision) and not options.push_to_hub:

@@ -303,7 +303,7 @@ def _spaces(arguments: argparse.Namespace) -> None:
         rate = row.sample_rate / row.hop_length
         taps = list(row.taps) or [f"layer {layer}" for layer in range(row.layers + 1)]
         shown = ", ".join(row.taps) or f"layer 0-{row.layers}"
-        steers = "yes" if row.taps else "no"
+        steers = "yes" if row.decodes else "no"
         rows.append([name, row.sample_rate, row.channels, f"{rate:.4g}", row.d_in, shown, steers, row.licence, needs])
         listed[name] = {
             "sample_rate": row.sample_rate,
@@ -312,7 +312,7 @@ def _spaces(arguments: argparse.Namespace) -> None:
             "d_in": row.d_in,
             "taps": taps,
             "default_tap": row.default_tap,
-            "decodes": bool(row.taps),
+            "decodes": row.decodes,
             "licence": row.licence,
             "source": row.source,
             "missing_packages": missing,

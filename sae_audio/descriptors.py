@@ -34,6 +34,12 @@ class Descriptors(NamedTuple):
     centroid: Tensor
     """[B, T] magnitude-weighted mean frequency in Hz; NaN where the window holds only zeros."""
 
+    @classmethod
+    def of(cls, **columns: Tensor) -> Descriptors:
+        """Return these columns, at least one; those that are not given were not measured and are NaN."""
+        unknown = torch.full_like(next(iter(columns.values())), torch.nan)
+        return cls(**{name: unknown for name in cls._fields} | columns)
+
 
 @torch.no_grad()
 def describe(audio: Tensor, sample_rate: int, hop_length: int, *, tracker: str = "yin") -> Descriptors:

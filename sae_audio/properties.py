@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 
@@ -27,15 +28,15 @@ class Property:
     """
 
     name: str
-    """``pitch``, ``loudness`` or ``brightness``."""
+    """``pitch``, ``loudness``, ``brightness``, or another key of ``AXES_OF``."""
     unit: str
-    """Physical unit of the class names: ``Hz``, ``dBFS`` or ``amplitude``."""
+    """Physical unit of the class names: ``Hz``, ``dBFS``, ``amplitude`` or another; nothing for a ratio."""
     edges: tuple[float, ...]
     """K + 1 rising bin edges, in axis units."""
     names: tuple[str, ...]
     """K distinct class names, for example ``C5``, ``-24 dB``, ``2 kHz``."""
     scale: str
-    """The axis: ``semitone`` (MIDI), ``dB`` (dBFS), ``octave`` (log2 Hz), ``linear`` (RMS amplitude) or ``Hz``."""
+    """The axis: ``semitone`` (MIDI), ``dB`` (dBFS), ``octave`` (log2 Hz), ``linear`` (amplitude or a ratio) or ``Hz``."""
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -71,11 +72,8 @@ class Property:
         Tensor, the same shape
             Axis units. NaN where undefined: pitch of unvoiced frames, pitch and brightness of frames below -60 dBFS.
         """
-        if self.scale == "linear":
-            return descriptors.rms
-        if self.scale == "Hz":
-            return audible(descriptors.centroid, descriptors)
-        return axis_values(descriptors, self.name)
+        published = PUBLISHED_AXES.get((self.name, self.scale))
+        return published(descriptors) if published else axis_values(descriptors, self.name)
 
     def classes(self, descriptors: Descriptors) -> Tensor:
         """Return the class of each frame.
@@ -165,19 +163,17 @@ def axis_values(descriptors: Descriptors, name: str) -> Tensor:
     descriptors : Descriptors
         Tensors of any one shape.
     name : str
-        ``pitch`` (MIDI semitones), ``loudness`` (dBFS, at least -100) or ``brightness`` (octaves, log2 of Hz).
+        A key of ``AXES_OF``: ``pitch`` (MIDI semitones), ``loudness`` (dBFS, at least -100), ``brightness`` (octaves, log2 of
+        Hz).
 
     Returns
     -------
     Tensor, the same shape
         NaN where undefined: pitch of unvoiced frames, pitch and brightness of frames below -60 dBFS.
     """
-    if name == "loudness":
-        return to_db(descriptors.rms)
-    if name not in ("pitch", "brightness"):
-        raise ParameterError(f"property is '{name}'; use pitch, loudness or brightness")
-    values = hz_to_midi(descriptors.f0) if name == "pitch" else torch.log2(descriptors.centroid)
-    return audible(values, descriptors)
+    if name not in AXES_OF:
+        raise ParameterError(f"property is '{name}'; use one of {', '.join(AXES_OF)}")
+    return AXES_OF[name](descriptors)
 
 
 _NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*(k?)(hz|dbfs|db)?", re.IGNORECASE)
@@ -186,3 +182,17 @@ _NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)\s*(k?)(hz|dbfs|db)?", re.IGNORECASE)
 def audible(values: Tensor, descriptors: Descriptors) -> Tensor:
     """Return values with NaN in the frames that are quieter than -60 dBFS."""
     return torch.where(to_db(descriptors.rms) < SILENCE_DB, torch.nan, values)
+
+
+Axis = Callable[[Descriptors], Tensor]
+AXES_OF: dict[str, Axis] = {
+    "pitch": lambda d: audible(hz_to_midi(d.f0), d),
+    "loudness": lambda d: to_db(d.rms),
+    "brightness": lambda d: audible(torch.log2(d.centroid), d),
+}
+"""How every property is read off the descriptors, in the units that its controls are calibrated in."""
+PUBLISHED_AXES: dict[tuple[str, str], Axis] = {
+    ("loudness", "linear"): lambda d: d.rms,
+    ("brightness", "Hz"): lambda d: audible(d.centroid, d),
+}
+"""The other axes of arXiv 2510.23802, by property and scale."""

@@ -26,6 +26,7 @@ READ_UNITS = {"pitch": "Hz", "loudness": "dBFS", "brightness": "Hz"}
 def describe_view(bundle: Bundle, view: View, n_features: int) -> dict:
     """Return what a bundle sees in a sound: descriptors, how far the probes agree, the strongest features."""
     samples = view.sound.samples
+    units = READ_UNITS | {name: prop.unit for name, prop in bundle.properties.items() if name not in READ_UNITS}
     return {
         "seconds": samples.shape[1] / view.sound.sample_rate,
         "sample_rate": view.sound.sample_rate,
@@ -33,7 +34,7 @@ def describe_view(bundle: Bundle, view: View, n_features: int) -> dict:
         "frames": len(view.latents),
         "frame_rate": bundle.spec.frame_rate,
         "l0": float((view.acts > 0).sum(-1).float().mean()),
-        "descriptors": {name: _measured(view.descriptors, name) for name in AXES},
+        "descriptors": {name: _measured(view.descriptors, name, unit) for name, unit in units.items()},
         "probes": {name: _agreement(bundle, view, name) for name in bundle.properties},
         "features": [_feature(bundle, activity) for activity in ranked_activity(view.acts)[:n_features]],
     }
@@ -50,7 +51,7 @@ def view_lines(name: str, bundle: Bundle, view: View, summary: Mapping) -> list[
     ]
     rows = [
         [prop, *_spoken(prop, summary["descriptors"][prop]), _share(summary["probes"].get(prop, {}).get("within_one_class"))]
-        for prop in AXES
+        for prop in summary["descriptors"]
     ]
     lines += table(["measured", "median", "10 %", "90 %", "frames", "probe agrees (±1 class)"], rows)
     features = [
@@ -77,8 +78,8 @@ def describe_change(sound: Sound, before: Descriptors, after: Descriptors, mask:
     change = median(changes(before, after), 0).tolist()
     return {
         "change": dict(zip(AXES, change, strict=True)),
-        "before": {name: _measured(_flat(before), name) for name in AXES},
-        "after": {name: _measured(_flat(after), name) for name in AXES},
+        "before": {name: _measured(_flat(before), name, READ_UNITS[name]) for name in AXES},
+        "after": {name: _measured(_flat(after), name, READ_UNITS[name]) for name in AXES},
         "samples": sound.samples.shape[1],
         "sample_rate": sound.sample_rate,
         "channels": sound.samples.shape[0],
@@ -154,23 +155,23 @@ def _physical(name: str, values: Tensor) -> Tensor:
     return 2**values if name == "brightness" else values
 
 
-def _measured(descriptors: Descriptors, name: str) -> dict:
-    """Median and spread of a property over audible frames, in Hz or dBFS."""
+def _measured(descriptors: Descriptors, name: str, unit: str) -> dict:
+    """Median and spread of a property over audible frames, in Hz or dBFS, or on its axis."""
     values = axis_values(descriptors, name)
     values = values[values.isfinite() & (to_db(descriptors.rms) > AUDIBLE_DB)]
     if not values.numel():
-        return {"median": None, "low": None, "high": None, "unit": READ_UNITS[name], "share_of_frames": 0.0}
+        return {"median": None, "low": None, "high": None, "unit": unit, "share_of_frames": 0.0}
     levels = _physical(name, values.double().quantile(torch.tensor([0.5, 0.1, 0.9], dtype=torch.float64))).tolist()
     share = values.numel() / descriptors.rms.numel()
-    return dict(zip(("median", "low", "high"), levels, strict=True)) | {"unit": READ_UNITS[name], "share_of_frames": share}
+    return dict(zip(("median", "low", "high"), levels, strict=True)) | {"unit": unit, "share_of_frames": share}
 
 
 def _spoken(name: str, measured: Mapping) -> list[str]:
-    values = [_say(name, measured[key]) for key in ("median", "low", "high")]
+    values = [_say(name, measured[key], measured["unit"]) for key in ("median", "low", "high")]
     return [*values, _share(measured["share_of_frames"])]
 
 
-def _say(name: str, value: float | None) -> str:
+def _say(name: str, value: float | None, unit: str) -> str:
     if value is None:
         return "none"
     if name == "loudness":
@@ -178,7 +179,7 @@ def _say(name: str, value: float | None) -> str:
     if name == "pitch":
         midi = 69 + 12 * torch.tensor(value / 440).log2().item()
         return f"{note_name(midi)} ({value:.1f} Hz)"
-    return f"{value / 1000:.2f} kHz"
+    return f"{value / 1000:.2f} kHz" if name == "brightness" else f"{value:.3g} {unit}".strip()
 
 
 def _share(value: float | None) -> str:

@@ -224,7 +224,7 @@ def _from_tensors(tensors: dict[str, Tensor], facts: dict, stem: Path) -> Trace:
     latents, posteriors, measured = group(LATENTS), group(POSTERIORS), group(MEASURED)
     times, final, listened = (tensors.pop(name, None) for name in ("times", "final", "listened"))
     wrong = sorted(tensors) + [name for name, value in (("times", times), ("final", final)) if value is None]
-    if bool(measured) != (listened is not None) or set(measured) not in (set(), set(Descriptors._fields)):
+    if bool(measured) != (listened is not None) or measured.keys() - Descriptors._fields:
         wrong.append("measured")
     if times is None or final is None or wrong:
         raise DataError(f"{stem} has missing or unexpected tensors: {', '.join(wrong)}; it is damaged or foreign")
@@ -237,4 +237,4 @@ def _from_tensors(tensors: dict[str, Tensor], facts: dict, stem: Path) -> Trace:
                     f"{stem}: {prefix}{name} has shape {list(value.shape)}, expected {list(expected)} ...; it is damaged"
                 )
     heard = () if listened is None else tuple(listened.tolist())
-    return Trace(times, final, latents, posteriors, heard, Descriptors(**measured) if measured else None, facts)
+    return Trace(times, final, latents, posteriors, heard, Descriptors.of(**measured) if measured else None, facts)

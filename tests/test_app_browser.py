@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from ui.shared import TABS as TITLES
+
 pytest_plugins = ["browser"]
 pytestmark = pytest.mark.browser
 RATE = 16_000
@@ -23,7 +25,11 @@ TABS = {
     "Bundle": "#bundle-view h2",
     "Explore": "#timeline .play",
 }
-"""What shows that a tab is there, by its title."""
+"""What shows that a tab is there, by its title; all of ``ui.shared.TABS``."""
+
+
+def test_every_tab_is_in_the_list():
+    assert TABS.keys() == set(TITLES.values())
 
 
 @pytest.fixture

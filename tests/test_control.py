@@ -28,7 +28,7 @@ def measure(latents):
     f0 = midi_to_hz(60 + latents[..., 0])
     rms = 10 ** ((latents[..., 1] - 30) / 20)
     centroid = 1000 * 2 ** latents[..., 2]
-    return Heard(latents[:, None, :, 0], Descriptors(f0, rms, centroid), latents.transpose(1, 2))
+    return Heard(latents[:, None, :, 0], Descriptors.of(f0=f0, rms=rms, centroid=centroid), latents.transpose(1, 2))
 
 
 def frames(n=3000, seed=0):
@@ -37,7 +37,7 @@ def frames(n=3000, seed=0):
     note = torch.randint(NOTES, (n,), generator=generator)
     level, octave = torch.randn(n, generator=generator) * 5 - 30, torch.randn(n, generator=generator) * 0.5 + 10
     recording = torch.arange(n) * 6 // n
-    descriptors = Descriptors(midi_to_hz(60.0 + note), 10 ** (level / 20), 2**octave)
+    descriptors = Descriptors.of(f0=midi_to_hz(60.0 + note), rms=10 ** (level / 20), centroid=2**octave)
     directions = torch.randn(NOTES + 2, 4, generator=generator)
     x = directions[note] + level[:, None] * directions[-2] + octave[:, None] * directions[-1]
     return x + 3 * torch.randn(6, 4, generator=generator)[recording], note, descriptors, recording, directions
@@ -62,7 +62,7 @@ def test_partial_effects_of_sparse_inputs_are_those_of_dense_ones():
 
 def test_silent_frames_do_not_count():
     x, note, descriptors, recording, _ = frames()
-    silent = Descriptors(descriptors.f0, descriptors.rms.clone(), descriptors.centroid)
+    silent = descriptors._replace(rms=descriptors.rms.clone())
     silent.rms[::2] = 0
     spoilt = x.clone()
     spoilt[::2] = 1e4
@@ -117,15 +117,16 @@ def test_orthogonalise_and_class_means_by_hand():
 
 
 def test_changes_by_hand():
-    before = Descriptors(torch.tensor([[440.0, 440, math.nan]]), torch.tensor([[0.1, 0.1, 0.1]]), torch.full((1, 3), 1000.0))
-    after = Descriptors(torch.tensor([[880.0, 880, 880]]), torch.tensor([[0.05, 0.05, 0.05]]), torch.full((1, 3), 500.0))
+    f0 = torch.tensor([[440.0, 440, math.nan]])
+    before = Descriptors.of(f0=f0, rms=torch.full((1, 3), 0.1), centroid=torch.full((1, 3), 1000.0))
+    after = before._replace(f0=torch.full((1, 3), 880.0), rms=before.rms / 2, centroid=before.centroid / 2)
     assert changes(before, after)[0].tolist() == pytest.approx([12, -6.0206, -1], abs=1e-3)
     silent = before._replace(rms=torch.full((1, 3), 1e-6))
     assert changes(silent, after).isnan().all()
 
 
 def test_hit_rate_counts_unvoiced_as_a_miss():
-    after = Descriptors(midi_to_hz(torch.tensor([[60.4, 60.6, math.nan, 60.0]])), torch.ones(1, 4), torch.ones(1, 4))
+    after = Descriptors.of(f0=midi_to_hz(torch.tensor([[60.4, 60.6, math.nan, 60.0]])))
     assert hit_rate(after, torch.tensor([[60.0, 60, 60, math.nan]])) == pytest.approx(1 / 3)
 
 
@@ -142,7 +143,7 @@ def test_isolation_by_hand():
 
 
 def test_changes_that_cancel_show_as_stray():
-    before = Descriptors(torch.full((1, 4), 440.0), torch.full((1, 4), 0.1), torch.full((1, 4), 1000.0))
+    before = Descriptors.of(f0=torch.full((1, 4), 440.0), rms=torch.full((1, 4), 0.1), centroid=torch.full((1, 4), 1000.0))
     wobble = torch.tensor([[-3.0, -3.0, 3.0, 3.0]])
     after = before._replace(rms=0.1 * 10 ** (wobble / 20))
     assert changes(before, after)[0, 1] == pytest.approx(0, abs=1e-3)

@@ -28,7 +28,8 @@ def frames(n_recordings=4, length=100, seed=0):
     latents = torch.randn(n, D_IN, generator=generator) * 0.1
     latents[:, 0], latents[:, 1], latents[:, 2] = (midi - 60) / 12, (level + 25) / 12, octave - 10
     voiced = torch.arange(n) % length >= length // 2
-    descriptors = Descriptors(torch.where(voiced, midi_to_hz(midi), torch.nan), 10 ** (level / 20), 2**octave)
+    f0 = torch.where(voiced, midi_to_hz(midi), torch.nan)
+    descriptors = Descriptors.of(f0=f0, rms=10 ** (level / 20), centroid=2**octave)
     return Frames(latents, descriptors, torch.arange(n_recordings).repeat_interleave(length))
 
 
@@ -109,7 +110,9 @@ def test_probes_read_what_is_there_and_nothing_else():
 def test_spreads_by_hand():
     one = Frames(
         torch.zeros(2, 1),
-        Descriptors(midi_to_hz(torch.tensor([60.0, 62])), torch.tensor([0.1, 0.1]), torch.tensor([500.0, 2000])),
+        Descriptors.of(
+            f0=midi_to_hz(torch.tensor([60.0, 62])), rms=torch.tensor([0.1, 0.1]), centroid=torch.tensor([500.0, 2000])
+        ),
         torch.zeros(2),
     )
     assert spreads(one) == pytest.approx([math.sqrt(2), 1.0, math.sqrt(2)], rel=1e-4)

@@ -71,7 +71,7 @@ def make_controls(folder):
 
 def make_trace(folder):
     points, shape = torch.linspace(0, 1, 4), (1, 6, 8)
-    measured = Descriptors(*(noise(2, 1, 6, seed=i).abs() for i in range(3)))
+    measured = Descriptors(*(noise(2, 1, 6, seed=i).abs() for i in range(len(Descriptors._fields))))
     read = {"pitch/acts/x1": noise(4, 1, 6, 5).softmax(-1)}
     facts = {"model": "toy", "style": "viola", "seed": 3}
     Trace(points, noise(*shape), {"x1": noise(3, *shape)}, read, (0, 3), measured, facts).save(folder / "song")

@@ -1,6 +1,7 @@
 """The house of design.md: data flows one way, and `import sae_audio` is light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ SHARED = (
     "wavtokenizer_decoder",
     "__init__",
 )
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 HEAVY = ["gradio", "transformers", "diffusers", "matplotlib", "librosa", "encodec", "huggingface_hub", "sklearn", "datasets"]
 HEAVY += ["pyarrow", "numba"]
 
@@ -113,6 +115,31 @@ def imports_of(path: Path) -> set[str]:
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         found |= {f"import {name.split('.')[0]}" for name in names}
     return found
+
+
+def test_the_architecture_names_the_modules_of_every_layer():
+    rows = re.findall(r"^\| (\d) [^|]+\| ([^|]+) \|", ARCHITECTURE.replace("\\", ""), re.MULTILINE)
+    assert [int(number) for number, _ in rows] == [*range(len(LAYERS) + 1)]
+    assert [set(names.split()) for _, names in rows[:-1]] == [set(names.split()) for names in LAYERS]
+
+
+def test_the_architecture_speaks_of_files_and_names_that_are_there():
+    """Paths in backticks, from the root or in the package, and names "of" or "in" one. OUT and NAME are the user's to choose."""
+    prose = " ".join(re.sub(r"```.*?```", "", ARCHITECTURE, flags=re.DOTALL).split())
+    paths = [path for path in re.findall(r"`([\w./*-]+(?:/|\.\w+))`", prose) if not re.search(r"OUT|NAME", path)]
+    assert len(paths) > 60
+    assert [path for path in paths if not [*ROOT.glob(path), *PACKAGE.rglob(path)]] == []
+    named = re.findall(r"`(\w+)`(?: and `(\w+)`)? (?:of|in) `([\w./]+\.py)`", prose)
+    missing = [(name, path) for *names, path in named for name in filter(None, names) if name not in (ROOT / path).read_text()]
+    assert len(named) > 15 and missing == []
+
+
+def test_the_architecture_lists_the_files_of_a_bundle():
+    block = ARCHITECTURE.split("## A bundle")[1].split("```")[1]
+    patterns = re.findall(r"[\w*/]+\.(?:json|safetensors|md|png)", block)
+    bundle = ROOT / "checkpoints" / "etude"
+    found = {path for pattern in patterns for path in bundle.glob(pattern)}
+    assert found == {path for path in bundle.rglob("*") if path.is_file()} and all([*bundle.glob(p)] for p in patterns)
 
 
 def test_import_is_light():

@@ -20,7 +20,7 @@ from sae_audio.latent_spaces.signature import same_weights, signature
 from sae_audio.sae import SAEConfig, build_sae
 
 ALL_SPACES = [(name, tap) for name in BUILDERS for tap in TAPS[name]]
-ALL_CODECS = [(name, tap) for name, tap in ALL_SPACES if SPACES[name].taps]
+ALL_CODECS = [(name, tap) for name, tap in ALL_SPACES if SPACES[name].decodes]
 ALL_ENCODERS = [(name, tap) for name, tap in ALL_SPACES if not SPACES[name].taps]
 # A random 7-tap last convolution can put its largest tap anywhere; a trained one looks at the frame itself.
 OVERRIDES = {name: dict(last_kernel_size=1) for name in SPACES if name.startswith("encodec")}
@@ -56,7 +56,7 @@ def test_every_row_has_a_tiny_model():
 def test_spec_is_that_of_the_row(space):
     row = SPACES[space.spec.name]
     assert (space.spec.sample_rate, space.spec.channels, space.spec.hop_length) == (row.sample_rate, row.channels, row.hop_length)
-    assert (space.spec.tap in row.taps or isinstance(space, Encoder)) and isinstance(space, Codec) == bool(row.taps)
+    assert (space.spec.tap in row.taps or isinstance(space, Encoder)) and isinstance(space, Codec) == row.decodes
     assert space.spec.revision is None and Path(space.spec.repo).is_dir()
 
 

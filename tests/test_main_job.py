@@ -68,7 +68,7 @@ def test_train_analyse_steer(name, job, song, tmp_path, capsys):
     capsys.readouterr()
     fired = int(np.argmax([bundle.atlas.feature(i).mean for i in range(bundle.atlas.d_sae)]))
     done = cli.main(["steer", str(song), "--bundle", folder, "--feature", f"{fired}=1", "-o", str(tmp_path / "o.wav")])
-    if SPACES[name].taps:
+    if SPACES[name].decodes:
         info = soundfile.info(tmp_path / "o.wav")
         assert done == 0 and (info.samplerate, info.channels, info.frames) == (RATE, 2, SAMPLES)
     else:

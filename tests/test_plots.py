@@ -27,7 +27,8 @@ def tone(seconds=2.0, frequency=1000.0):
 
 
 def steady(n=100, f0=440.0, level_db=-20.0, centroid=2000.0):
-    return Descriptors(torch.full((n,), f0), torch.full((n,), 10 ** (level_db / 20)), torch.full((n,), centroid))
+    values = {"f0": f0, "rms": 10 ** (level_db / 20), "centroid": centroid}
+    return Descriptors.of(**{name: torch.full((n,), value) for name, value in values.items()})
 
 
 def every_figure(bundle):

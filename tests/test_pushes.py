@@ -38,7 +38,8 @@ def notes(*hz: float, seconds: float = 0.6) -> Sound:
 
 
 def measured(f0: float, rms: float, centroid: float, frames: int = 4) -> Descriptors:
-    return Descriptors(*(torch.full((1, frames), value) for value in (f0, rms, centroid)))
+    values = {"f0": f0, "rms": rms, "centroid": centroid}
+    return Descriptors.of(**{name: torch.full((1, frames), value) for name, value in values.items()})
 
 
 def test_a_fade_is_a_raised_cosine_inside_the_part():
@@ -140,7 +141,7 @@ def test_outcome_of_a_note_and_of_a_push():
     rows = outcome_of({"pitch": ("C5", 1.25)}, measured(523.2511, 0.1, 1000.0), frozenset({"loudness"}))
     assert rows["pitch"].asked == pytest.approx(3, abs=1e-3) and rows["pitch"].miss == pytest.approx(0, abs=1e-3)
     assert rows["loudness"].asked is None and rows["loudness"].miss is None and not rows["loudness"].kept
-    silent = outcome_of({"pitch": 2}, Descriptors(*(torch.full((1, 4), value) for value in (math.nan, 0.0, math.nan))))
+    silent = outcome_of({"pitch": 2}, measured(math.nan, 0.0, math.nan))
     assert silent["pitch"].got is None and silent["pitch"].hits == 0
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from sae_audio.bundle import Bundle
 from sae_audio.catalogue import DEAD, UNNAMED, as_csv, find_features, kind_of
-from sae_audio.control import AXES
 from sae_audio.errors import ParameterError
 from sae_audio.feature_map import EXACT_UP_TO, STEPS, agreement, along, neighbour_map
 from sae_audio.files import write_bytes
 from sae_audio.naming import Name
+from sae_audio.property_sets import honest_properties
 from ui import session
 from ui.component import component
 from ui.feature_card import card_of, feature_card
@@ -59,7 +59,8 @@ def tab(page: Page) -> None:
         text = gr.Textbox(
             "", label="Find", placeholder="C#5, loudness, 813 …", min_width=180, scale=3, elem_id="atlas-text", max_lines=1
         )
-        kind = gr.Dropdown([ANY, *AXES, UNNAMED, DEAD], value=ANY, label="Named after", min_width=130, elem_id="atlas-kind")
+        kinds = [ANY, *honest_properties(), UNNAMED, DEAD]
+        kind = gr.Dropdown(kinds, value=ANY, label="Named after", min_width=130, elem_id="atlas-kind")
         at_least = gr.Number(0, label="Fires in at least, %", minimum=0, maximum=100, min_width=110, elem_id="atlas-least")
         at_most = gr.Number(100, label="at most, %", minimum=0, maximum=100, min_width=110, elem_id="atlas-most")
         number = gr.Number(None, label="Go to feature", precision=0, minimum=0, elem_id="atlas-number", min_width=110)

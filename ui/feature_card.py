@@ -16,7 +16,6 @@ import torch
 from sae_audio.activity import top_frames
 from sae_audio.atlas import Feature
 from sae_audio.bundle import Bundle
-from sae_audio.control import AXES
 from sae_audio.errors import DataError, SaeAudioError
 from sae_audio.etude.corpus import SAMPLE_RATE, clip_named
 from sae_audio.latent_spaces import Codec, LatentSpace
@@ -24,7 +23,7 @@ from sae_audio.pipeline import View
 from sae_audio.tally import HISTOGRAM_EDGES
 from ui.component import component
 from ui.guard import said
-from ui.timeline import TITLES, track
+from ui.timeline import track
 
 HERE, APART_SECONDS = 5, 0.5
 LEAD, EXCERPT = 0.1, 1.5
@@ -85,7 +84,7 @@ def card_of(bundle: Bundle, feature: int, view: View | None = None, space: Laten
             "counts": bundle.atlas.histogram[feature].tolist(),
             "edges": [round(e, 4) for e in HISTOGRAM_EDGES.tolist()],
         },
-        "tuning": [_tuning(bundle, name, feature) for name in AXES if name in bundle.atlas.tuning],
+        "tuning": [_tuning(bundle, name, feature) for name in bundle.properties],
         "neighbours": [[near.feature, names[near.feature].text, round(near.cosine, 2)] for near in known.neighbours[:6]],
         "here": None if view is None else _here(view, feature, frame_rate),
         "corpus": [[moment.recording, round(moment.time, 2), round(moment.value, 2)] for moment in known.moments],
@@ -112,7 +111,7 @@ def evidence(known: Feature, bundle: Bundle) -> str:
 def _tuning(bundle: Bundle, name: str, feature: int) -> dict:
     curve = bundle.atlas.tuning[name]
     return {
-        "title": TITLES[name],
+        "title": name.capitalize(),
         "classes": list(bundle.properties[name].names),
         "rate": [
             round(rate, 4) if frames else None

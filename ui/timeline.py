@@ -29,6 +29,7 @@ from sae_audio.bundle import Bundle
 from sae_audio.descriptors import Descriptors
 from sae_audio.pipeline import View
 from sae_audio.properties import Property
+from sae_audio.report import READ_UNITS
 from sae_audio.units import SILENCE_DB, to_db
 from ui.colours import colour_maps
 from ui.component import component
@@ -42,13 +43,13 @@ RANGE_DB = 75.0
 """What the spectrogram shows below its loudest point."""
 UNDEFINED = 255
 """Where a curve has no value; its points are 0 (bottom) to 254 (top)."""
-TITLES = {"pitch": "Pitch", "loudness": "Loudness", "brightness": "Brightness"}
 TICKS = {
     "pitch": {"C2": 36, "C3": 48, "C4": 60, "C5": 72, "C6": 84, "C7": 96},
     "loudness": {"-60 dB": -60, "-40 dB": -40, "-20 dB": -20, "0 dB": 0},
     "brightness": {"250 Hz": math.log2(250), "1 kHz": math.log2(1000), "4 kHz": math.log2(4000)},
 }
-"""Marks at the left of a lane, in axis units of the fixed classes; paper mode has other axes and names its first."""
+"""Marks at the left of a lane, in axis units of the fixed classes; paper mode has other axes, and any other property too: those
+name their first class."""
 
 
 def timeline(value: dict | None = None, **kwargs) -> gr.HTML:
@@ -142,16 +143,18 @@ def _lane(prop: Property, view: View) -> dict:
     read = view.posteriors[prop.name]
     if prop.name != "loudness":  # a probe says something of silence too, but silence has neither pitch nor brightness
         read = read * (to_db(view.descriptors.rms) >= SILENCE_DB)[:, None]
-    ticks = TICKS[prop.name] if prop.scale in ("semitone", "dB", "octave") else {prop.names[0]: prop.centres[0]}
+    fixed = prop.name in TICKS and prop.scale in ("semitone", "dB", "octave")
+    ticks = TICKS[prop.name] if fixed else {prop.names[0]: prop.centres[0]}
     marks = [[round(float(place), 4), name] for name, value in ticks.items() if 0 <= (place := _height(prop, value)) <= 1]
     return {
         "name": prop.name,
-        "title": TITLES[prop.name],
+        "title": prop.name.capitalize(),
         "classes": list(prop.names),
         "rows": rows,
         "posterior": coded((read.T.flip(0) * 255).round()),
         "curve": coded(_curve(prop, measured)),
-        "values": _physical(prop.name, view.descriptors),
+        "values": _physical(prop, view.descriptors),
+        "unit": READ_UNITS.get(prop.name, prop.unit),
         "ticks": marks,
     }
 
@@ -166,10 +169,12 @@ def _curve(prop: Property, measured: Tensor) -> np.ndarray:
     return np.where(np.isfinite(places), np.round(np.nan_to_num(places) * (UNDEFINED - 1)), UNDEFINED)
 
 
-def _physical(name: str, descriptors: Descriptors) -> list[float | None]:
-    """Hz, dBFS or Hz, for reading off; None where there is none."""
+def _physical(prop: Property, descriptors: Descriptors) -> list[float | None]:
+    """Hz, dBFS or Hz, of any other property its axis, for reading off; None where there is none."""
     columns = {"pitch": descriptors.f0, "loudness": to_db(descriptors.rms), "brightness": descriptors.centroid}
-    return [round(value, 1) if math.isfinite(value) else None for value in columns[name].tolist()]
+    values = columns[prop.name] if prop.name in columns else prop.axis(descriptors)
+    digits = 1 if prop.name in columns else 3
+    return [round(value, digits) if math.isfinite(value) else None for value in values.tolist()]
 
 
 @functools.lru_cache(maxsize=8)

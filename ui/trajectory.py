@@ -38,13 +38,12 @@ LEVELS = 31
 """Largest level of a picture; levels are of the square root, so that faint classes show."""
 UNDEFINED = 255
 """A frame without a class."""
-TITLES = {"pitch": "Pitch", "loudness": "Loudness", "brightness": "Brightness"}
 MARKS = {
     "pitch": ("C2", "C3", "C4", "C5", "C6", "C7"),
     "loudness": ("-51 dB", "-30 dB", "-9 dB"),
     "brightness": ("250 Hz", "1 kHz", "4 kHz"),
 }
-"""Classes named at the left of a picture."""
+"""Classes named at the left of a picture, the first and last of any other property."""
 SIGNALS = ("x_t", "x1")
 KINDS = ("agreement", "bounded")
 
@@ -188,9 +187,10 @@ def shown(frames: int) -> Tensor:
 
 
 def _lane(prop: Property) -> dict:
-    marked = [name for name in prop.names if name in MARKS[prop.name]] or [prop.names[0], prop.names[-1]]
+    marked = [name for name in prop.names if name in MARKS.get(prop.name, ())] or [prop.names[0], prop.names[-1]]
     ticks = [[round((prop.names.index(name) + 0.5) / prop.n_classes, 4), name] for name in marked]
-    return {"name": prop.name, "title": TITLES[prop.name], "rows": prop.n_classes, "classes": list(prop.names), "ticks": ticks}
+    title, classes = prop.name.capitalize(), list(prop.names)
+    return {"name": prop.name, "title": title, "rows": prop.n_classes, "classes": classes, "ticks": ticks}
 
 
 def _base64(values: Tensor) -> str:

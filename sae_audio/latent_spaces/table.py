@@ -38,6 +38,8 @@ class SpaceRow:
     """Tensors that can serve as latents; the first is the default. Empty for an encoder, whose taps are its layers."""
     layers: int = 0
     """Transformer blocks of an encoder: its taps are ``layer 0`` (before the first) to ``layer N``; by default the middle one."""
+    encode_only: bool = False
+    """Whether a space with taps cannot be decoded; an encoder's layers never can."""
     model_type: str = ""
     """What ``config.json`` of transformers' checkpoints must say; nothing where that is not what tells spaces apart."""
     packages: tuple[str, ...] = ()
@@ -54,6 +56,11 @@ class SpaceRow:
     """Files to fetch from the Hub repository beside the weights; glob patterns."""
     weights: tuple[str, ...] = WEIGHTS
     """Weight files, best first; the first that the repository has is fetched."""
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the latents can be made sound again."""
+        return bool(self.taps) and not self.encode_only
 
     @property
     def default_tap(self) -> str:

@@ -76,9 +76,7 @@ def probe_scores(scores: Mapping[str, Mapping[str, Mapping]]) -> Figure:
     """
     figure = new_figure(4.2)
     panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
-    props = [name for name in AXES if name in scores]
-    for ax, prop in zip(panels, props, strict=True):
-        readers = scores[prop]
+    for ax, (prop, readers) in zip(panels, scores.items(), strict=True):
         names = [name for name in READERS if name in readers]
         for i, name in enumerate(names):
             score = readers[name]

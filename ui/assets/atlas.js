@@ -20,6 +20,7 @@ const COLUMNS = [
 const LABEL = { pitch: 'named after pitch, low to high', loudness: 'after loudness', brightness: 'after brightness', unnamed: 'unnamed', dead: 'never fires' };
 const LIGHT = { pitch: '#4f46e5', loudness: '#0f766e', brightness: '#b45309', unnamed: '#8e8e97', dead: '#b9b9c0' };
 const DARK = { pitch: '#a5b4fc', loudness: '#5eead4', brightness: '#fbbf24', unnamed: '#8e8e97', dead: '#55555e' };
+const OTHER = '#db2777'; // a property beyond these
 const MARGIN = 26, REACH = 14, PAGE = 100;
 
 let data = null; // the value that is drawn
@@ -36,7 +37,7 @@ const dark = () => document.body.classList.contains('dark');
 const colours = () => (dark() ? DARK : LIGHT);
 const mixed = (from, to, share) => `rgb(${from.map((value, i) => Math.round(value + share * (to[i] - value))).join(' ')})`;
 const PITCHES = { light: [[24, 20, 90], [129, 140, 248]], dark: [[84, 76, 220], [224, 231, 255]] }; // lowest and highest note
-const tone = (i) => (data.pitch[i] === null ? colours()[data.kinds[i]] : mixed(...PITCHES[dark() ? 'dark' : 'light'], data.pitch[i]));
+const tone = (i) => (data.pitch[i] === null ? colours()[data.kinds[i]] ?? OTHER : mixed(...PITCHES[dark() ? 'dark' : 'light'], data.pitch[i]));
 const places = () => (view === 0 ? data.near : data.axes);
 
 // ---- the map
@@ -216,7 +217,7 @@ function draw() {
   const counts = {}, palette = colours();
   data.kinds.forEach((kind) => { counts[kind] = (counts[kind] || 0) + 1; });
   one('.legend').replaceChildren(...Object.keys({ ...LABEL, ...counts }).filter((kind) => counts[kind]).map((kind) => made('span', {},
-    made('i', { style: `background:${kind === 'pitch' ? gradient() : palette[kind]}` }), `${counts[kind].toLocaleString('en')} ${LABEL[kind]}`)));
+    made('i', { style: `background:${kind === 'pitch' ? gradient() : palette[kind] ?? OTHER}` }), `${counts[kind].toLocaleString('en')} ${LABEL[kind] ?? `after ${kind}`}`)));
   one('[data-view="1"]').hidden = !data.axes;
   if (!data.axes) view = 0;
   about();

@@ -59,7 +59,7 @@ function overlay(curve, closed = false) {
 
 function lane(name, title, ticks = []) {
   const left = made('div', { class: `lane ${name}` }), right = made('div', { class: `lane ${name}` });
-  if (title) left.append(made('span', { class: 'title' }, title));
+  if (title) left.append(made('span', { class: 'title', title }, title));
   one('.gutter').append(left);
   one('.lanes').append(right);
   let last = -Infinity; // where the mark before is, in pixels from the bottom
@@ -247,10 +247,9 @@ function read({ time, row }) {
     let best = 0;
     for (let r = 1; r < rows; r++) if (posterior[r * sound.frames + frame] > posterior[best * sound.frames + frame]) best = r;
     const sure = Math.round(posterior[best * sound.frames + frame] / 2.55);
-    const unit = property.name === 'loudness' ? 'dBFS' : 'Hz';
-    const digits = property.name === 'loudness' ? 1 : 0;
+    const digits = { pitch: 0, loudness: 1, brightness: 0 }[property.name] ?? 2;
     const silent = property.name === 'pitch' ? 'no pitch' : '–';
-    cells.push(cell(property.title, value === null ? silent : `${value.toFixed(digits)} ${unit}`,
+    cells.push(cell(property.title, value === null ? silent : `${value.toFixed(digits)} ${property.unit}`,
       sure ? `probe: ${property.classes[rows - 1 - best]}, ${sure} %` : 'silence'));
   }
   cells.push(readFeature(frame, row));
