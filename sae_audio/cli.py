@@ -87,8 +87,8 @@ def _say(line: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, run the command and return its exit code."""
-    arguments = _parser().parse_args(argv)
+    """Parse the command line, run the command and return its exit code; without any words, show the help."""
+    arguments = _parser().parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
 
     def run() -> None:
         _check_outputs(arguments)

@@ -328,6 +328,12 @@ def test_a_folder_of_odd_and_bad_files_trains(tmp_path):
     assert {"loudness", "brightness"} <= set(metrics["probes"])
 
 
+def test_no_words_at_all_show_the_commands(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main([])
+    assert done.value.code == 0 and "analyse " in capsys.readouterr().out
+
+
 def test_every_command_has_help(capsys):
     for command in ("analyse", "steer", "generate", "trace", "eval", "spaces", "convert"):
         with pytest.raises(SystemExit) as stop:
