@@ -39,6 +39,7 @@ class Property:
     """The axis: ``semitone`` (MIDI), ``dB`` (dBFS), ``octave`` (log2 Hz), ``linear`` (amplitude or a ratio) or ``Hz``."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "edges", tuple(map(float, self.edges)))  # as they come back from JSON
         if self.scale not in SCALES:
             raise ParameterError(f"property '{self.name}' has scale '{self.scale}'; use one of {', '.join(SCALES)}")
         if len(self.edges) != len(self.names) + 1 or len(set(self.names)) != len(self.names):
@@ -131,7 +132,7 @@ class Property:
         known = {field.name for field in fields(cls)}
         if wrong := known ^ set(values):
             raise ParameterError(f"property has unknown or missing keys: {', '.join(sorted(wrong))}")
-        return cls(**{**values, "edges": tuple(map(float, values["edges"])), "names": tuple(values["names"])})
+        return cls(**{**values, "edges": tuple(values["edges"]), "names": tuple(values["names"])})
 
     def _parse(self, text: str) -> float | None:
         """Axis value of a note name or of a number with an optional unit; None if it is neither."""

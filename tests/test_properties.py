@@ -152,6 +152,8 @@ def test_nearest_class():
 def test_round_trip_through_json_is_exact(measured):
     for p in [*honest_properties().values(), *paper_properties(measured).values()]:
         assert Property.from_dict(json.loads(json.dumps(p.to_dict()))) == p
+    whole = Property("loudness", "dBFS", (-60, -30, 0), ("soft", "loud"), "dB")
+    assert json.dumps(Property.from_dict(whole.to_dict()).to_dict()) == json.dumps(whole.to_dict())
 
 
 def test_from_dict_names_unknown_and_missing_keys():
