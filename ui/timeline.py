@@ -49,7 +49,7 @@ TICKS = {
     "brightness": {"250 Hz": math.log2(250), "1 kHz": math.log2(1000), "4 kHz": math.log2(4000)},
 }
 """Marks at the left of a lane, in axis units of the fixed classes; paper mode has other axes, and any other property too: those
-name their first class."""
+name the classes a quarter from both ends."""
 
 
 def timeline(value: dict | None = None, **kwargs) -> gr.HTML:
@@ -144,7 +144,8 @@ def _lane(prop: Property, view: View) -> dict:
     if prop.name != "loudness":  # a probe says something of silence too, but silence has neither pitch nor brightness
         read = read * (to_db(view.descriptors.rms) >= SILENCE_DB)[:, None]
     fixed = prop.name in TICKS and prop.scale in ("semitone", "dB", "octave")
-    ticks = TICKS[prop.name] if fixed else {prop.names[0]: prop.centres[0]}
+    quarters = (prop.n_classes // 4, 3 * prop.n_classes // 4)
+    ticks = TICKS[prop.name] if fixed else {prop.names[i]: prop.centres[i] for i in quarters}
     marks = [[round(float(place), 4), name] for name, value in ticks.items() if 0 <= (place := _height(prop, value)) <= 1]
     return {
         "name": prop.name,
