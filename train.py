@@ -25,9 +25,9 @@ from pathlib import Path
 
 import torch
 
-from sae_audio.cli import Parser, guarded
 from sae_audio.cli_dataset import add_dataset_options, dataset_of
 from sae_audio.cli_hub import published_lines
+from sae_audio.console import Parser, guarded
 from sae_audio.errors import ParameterError
 from sae_audio.sae import VARIANTS
 
@@ -132,6 +132,7 @@ def config_arguments(path: Path) -> list[str]:
 def check(options: argparse.Namespace) -> None:
     """Refuse what would fail late."""
     from sae_audio.etude import soundfont
+    from sae_audio.latent_spaces import check_precision
     from sae_audio.sealed import check_replaceable
 
     if (options.private or options.revision) and not options.push_to_hub:
@@ -146,10 +147,7 @@ def check(options: argparse.Namespace) -> None:
         raise ParameterError(f"--control-clips is {options.control_clips}; it must be at least 1")
     if options.stability_seeds < 0:
         raise ParameterError(f"--stability-seeds is {options.stability_seeds}; it must be 0 or more")
-    try:
-        torch.zeros(1, device=options.device).cpu()
-    except (RuntimeError, AssertionError):
-        raise ParameterError(f"--device '{options.device}' is not available here; use cpu") from None
+    check_precision(options.dtype, options.device)
     check_replaceable(options.out)
     if options.corpus != "additive" and not (options.audio or options.dataset):
         soundfont.check()
@@ -208,7 +206,9 @@ def main(options: argparse.Namespace) -> None:
     from sae_audio.report import metric_lines
     from sae_audio.sae import SAEConfig
     from sae_audio.training import TrainConfig
+    from sae_audio.training.ranks import pick_device
 
+    options.device = str(pick_device(options.device))  # before anything is put on a GPU: each process has its own
     check(options)
     leader = int(os.environ.get("RANK", 0)) == 0
     say = (lambda line: print(line, flush=True)) if leader else (lambda line: None)

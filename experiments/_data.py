@@ -20,7 +20,7 @@ from sae_audio.activations.sources import Recording
 from sae_audio.activations.store import shard_contents
 from sae_audio.audio import MAX_MINUTES, Sound
 from sae_audio.errors import ParameterError
-from sae_audio.latent_spaces import LatentSpace
+from sae_audio.latent_spaces import LatentSpace, check_precision
 
 TRIAL_SECONDS = 10.0
 """Noise that the speed of extraction is measured on, in seconds."""
@@ -54,10 +54,7 @@ def check(options: argparse.Namespace, space: str) -> None:
     """Refuse, before a model is loaded, what cannot run: a space without recordings, a device that is not there."""
     if not options.audio and space != "etude-codec":
         raise ParameterError(f"--audio is missing: '{space}' needs recordings; give folders of sound")
-    try:
-        torch.empty(0, device=options.device)
-    except (RuntimeError, AssertionError):
-        raise ParameterError(f"--device '{options.device}' is not available here; use cpu") from None
+    check_precision("float32", options.device)
 
 
 def store_of(options: argparse.Namespace, space: LatentSpace) -> ActivationStore:

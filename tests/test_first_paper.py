@@ -388,7 +388,7 @@ def test_figure_4_with_a_diffrhythm_checkpoint(work, model):
     ("experiment", "options", "said"),
     [
         (decodability, ("--space", "encodec-24khz"), "--audio is missing: 'encodec-24khz' needs recordings"),
-        (decodability, ("--device", "cuda:99"), "--device 'cuda:99' is not available here"),
+        (decodability, ("--device", "cuda:99"), "device 'cuda:99' is not available here"),
         (decodability, ("--audio", "nowhere"), "does not exist"),
         (control, ("--bundle", "nowhere"), "nowhere"),
         (emergence, ("--bundle", "nowhere"), "nowhere"),

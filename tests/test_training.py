@@ -18,6 +18,7 @@ from sae_audio.sae import SAEConfig
 from sae_audio.training import TrainConfig, evaluate, frame_order, train_sae
 from sae_audio.training.checkpoint import STATE
 from sae_audio.training.loop import batches
+from sae_audio.training.ranks import pick_device
 
 CONFIG = SAEConfig("batch_topk", 8, 32, k=3, dead_after=600)
 TRAIN = TrainConfig(steps=30, batch_size=100, lr=3e-3, log_every=5, eval_every=10, checkpoint_every=7)
@@ -244,6 +245,21 @@ def test_two_processes_equal_one(tmp_path, variant):
     assert [row["step"] for row in shared] == [row["step"] for row in alone]
     assert [row["loss_mse"] for row in shared] == pytest.approx([row["loss_mse"] for row in alone], rel=1e-5)
     assert [row["dead"] for row in shared] == [row["dead"] for row in alone]
+
+
+@pytest.mark.parametrize(
+    "named, own",
+    [("cuda", "cuda:1"), (torch.device("cuda"), "cuda:1"), ("cuda:0", "cuda:0"), ("cpu", "cpu"), ("mps", "mps")],
+)
+def test_every_process_has_a_gpu_of_its_own(named, own, monkeypatch):
+    assert pick_device(named, 1) == torch.device(own)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device(named) == torch.device(own) and pick_device("cuda", 0) == torch.device("cuda:0")
+
+
+def test_a_device_that_no_machine_has_is_refused():
+    with pytest.raises(ParameterError, match="device 'nonsense' is not available here"):
+        pick_device("nonsense")
 
 
 def test_a_batch_that_processes_cannot_share_is_refused():

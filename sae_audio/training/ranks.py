@@ -57,11 +57,34 @@ class Ranks(NamedTuple):
         return BatchResult(dict(zip(result.losses, losses, strict=True)), result.residual, l0, fired > 0)
 
 
-def pick_device(device: str | torch.device | None, local_rank: int) -> torch.device:
-    """Return the device asked for; None: this process's GPU where there is one, else the CPU."""
-    if device is not None:
-        return torch.device(device)
-    return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+def pick_device(device: str | torch.device | None = None, local_rank: int | None = None) -> torch.device:
+    """Return where a process computes: with ``cuda`` on the GPU of its own.
+
+    Parameters
+    ----------
+    device : str or torch.device, optional
+        As the user names it, the same in all processes; one with a number, ``cuda:2``, is taken as it is. None: a GPU where there
+        is one, else the CPU.
+    local_rank : int, optional
+        Number of the process on this machine, from 0; None: ``LOCAL_RANK``.
+
+    Raises
+    ------
+    ParameterError
+        There is no such kind of device.
+
+    Examples
+    --------
+    >>> pick_device("cuda", 1), pick_device("cpu", 1)
+    (device(type='cuda', index=1), device(type='cpu'))
+    """
+    try:
+        wanted = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+    except RuntimeError:
+        raise ParameterError(f"device '{device}' is not available here; use cpu") from None
+    if wanted != torch.device("cuda"):
+        return wanted
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank)
 
 
 @contextmanager
@@ -71,7 +94,7 @@ def joined_ranks(device: str | torch.device | None) -> Iterator[Ranks]:
     ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` come from ``accelerate launch`` or ``torchrun``.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
-    here = pick_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    here = pick_device(device)
     if world == 1:
         yield Ranks(0, 1, here)
         return
