@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from sae_audio.errors import ParameterError
@@ -30,7 +31,7 @@ def ranked_activity(acts: Tensor) -> list[Activity]:
     Parameters
     ----------
     acts : Tensor [T, d_sae]
-        Activations, at least 0.
+        Activations, at least 0; dense or sparse COO.
 
     Examples
     --------
@@ -40,9 +41,16 @@ def ranked_activity(acts: Tensor) -> list[Activity]:
     """
     if acts.ndim != 2 or not acts.numel():
         raise ParameterError(f"acts have shape {list(acts.shape)}; give [frames, features], at least one of each")
-    total, (peak, where) = acts.double().sum(0), acts.max(0)
+    n_frames, n_features = acts.shape
+    acts = acts.to_sparse() if acts.layout == torch.strided else acts.coalesce()
+    (frame, feature), values = acts.indices(), acts.values()
+    total = torch.zeros(n_features, dtype=torch.float64).index_add_(0, feature, values.double())
+    fires = feature[values > 0].bincount(minlength=n_features) / n_frames
+    peak = torch.zeros(n_features).scatter_reduce_(0, feature, values, "amax")
+    at_peak = values == peak[feature]
+    first = torch.full((n_features,), n_frames).scatter_reduce_(0, feature[at_peak], frame[at_peak], "amin")
     order = total.argsort(descending=True, stable=True)[: int((total > 0).sum())]
-    columns = (order, total[order] / total.sum(), (acts > 0).float().mean(0)[order], peak[order], where[order])
+    columns = (order, total[order] / total.sum(), fires[order], peak[order], first[order])
     return [Activity(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 

@@ -142,14 +142,16 @@ def write(path: str | os.PathLike, samples: Tensor, sample_rate: int, *, bits: i
         The file cannot be written (folder missing, not writable, disk full).
     """
     _check_writable(path, samples, sample_rate, bits)
-    pcm = _quantise(samples.detach().cpu(), bits)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, pcm.T.numpy(), int(sample_rate), format="WAV", subtype=f"PCM_{bits}")
+    samples, buffer = samples.detach().cpu(), io.BytesIO()
+    _warn_of_clipping(samples)
+    with soundfile.SoundFile(buffer, "w", int(sample_rate), len(samples), f"PCM_{bits}", format="WAV") as out:
+        for block in samples.split(BLOCK, 1):
+            out.write(_quantise(block, bits).T.numpy())
     write_bytes(path, buffer.getbuffer())
 
 
 def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
-    """Resample with torchaudio's windowed sinc (Hann, 16 zero crossings).
+    """Resample with torchaudio's windowed sinc (Hann, 16 zero crossings), block by block: beside the result there is no copy.
 
     Rates whose reduced ratio has a term above 1000 (44101 Hz to 16 kHz, say) use the nearest ratio below that, which is
     off by less than 0.05 cents; otherwise the kernel would take gigabytes.
@@ -167,10 +169,20 @@ def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """
     if from_rate == to_rate:
         return samples
-    length = -(-samples.shape[-1] * to_rate // from_rate)
-    ratio = _reduced(from_rate, to_rate)
-    resampled = torchaudio.functional.resample(samples, ratio.denominator, ratio.numerator, lowpass_filter_width=16)
-    return _to_length(resampled, length)
+    ratio, n, length = _reduced(from_rate, to_rate), samples.shape[-1], -(-samples.shape[-1] * to_rate // from_rate)
+    if ratio == 1:
+        return _to_length(samples, length)
+    step_in, step_out = ratio.denominator, ratio.numerator
+    run = torchaudio.transforms.Resample(step_in, step_out, lowpass_filter_width=16, dtype=samples.dtype).to(samples.device)
+    halo, window = run.width // step_in + 1, -(-BLOCK // step_in)  # steps
+    resampled = samples.new_zeros(*samples.shape[:-1], length)
+    for start in range(0, -(-n // step_in), window):
+        first, stop = max(start - halo, 0), start + window
+        made = run(samples[..., first * step_in : (stop + halo) * step_in])[..., (start - first) * step_out :]
+        room = resampled[..., start * step_out : stop * step_out]
+        fits = min(room.shape[-1], made.shape[-1])
+        room[..., :fits] = made[..., :fits]
+    return resampled
 
 
 def fit(sound: Sound, spec: LatentSpec) -> Tensor:
@@ -327,8 +339,7 @@ def _check_samples(path: str | Path, samples: Tensor, rate: int) -> None:
     seconds = samples.shape[1] / rate
     if seconds < MIN_SECONDS:
         raise AudioError(f"'{path}' lasts {1000 * seconds:.1f} ms; the least is {1000 * MIN_SECONDS:g} ms: use a longer sound")
-    # The sum is finite exactly when every sample is (|x| < 1e30): one pass, no mask in memory.
-    if not math.isfinite(float(samples.sum(dtype=torch.float64))):
+    if not _all_finite(samples):
         bad = int((~samples.isfinite()).sum())
         raise AudioError(f"'{path}' has {bad} samples that are NaN or infinite; only finite samples can be used: export it again")
 
@@ -340,16 +351,24 @@ def _check_writable(path: str | os.PathLike, samples: Tensor, sample_rate: int, 
         raise ParameterError(f"samples have shape {list(samples.shape)}; give [channels, N] with N >= 1")
     if int(sample_rate) < 1:
         raise ParameterError(f"sample_rate is {sample_rate}; it must be at least 1 Hz")
-    if not bool(torch.isfinite(samples).all()):
+    if not _all_finite(samples.detach()):
         raise AudioError(f"'{path}' was not written: the samples hold NaN or infinity; lower the strength of the edit")
+
+
+def _all_finite(samples: Tensor) -> bool:
+    """Whether no sample is NaN or infinite; any that is reaches the extremes, so there is no mask nor copy in memory."""
+    return bool(torch.stack(samples.aminmax()).isfinite().all())
+
+
+def _warn_of_clipping(samples: Tensor) -> None:
+    peak = float(torch.stack(samples.aminmax()).abs().max())
+    if peak > 1:
+        over = 20 * math.log10(peak)
+        warnings.warn(f"the sound was clipped: its peak is {over:.1f} dB over full scale; lower it by that much", stacklevel=3)
 
 
 def _quantise(samples: Tensor, bits: int) -> Tensor:
     """Return integers as soundfile wants them: int16, or int32 with 24 bits in the upper bytes."""
-    peak = float(samples.abs().max())
-    if peak > 1:
-        over = 20 * math.log10(peak)
-        warnings.warn(f"the sound was clipped: its peak is {over:.1f} dB over full scale; lower it by that much", stacklevel=3)
     full = 2 ** (bits - 1)
     integers = (samples.double() * full).round().clamp(-full, full - 1)
     return integers.to(torch.int16) if bits == 16 else (integers * 256).to(torch.int32)

@@ -64,12 +64,12 @@ def audition(bundle: Bundle, view: View, feature: int, way: str, *, space: Laten
     if way not in WAYS:
         raise ParameterError(f"a feature is auditioned as {', '.join(WAYS)}; got '{way}'")
     name = bundle.atlas.feature(feature).name.text
-    activation = view.acts[:, feature]
+    activation = view.acts[:, feature].to_dense()
     if not bool((activation > 0).any()):
         raise ParameterError(f"feature {feature} ({name}) does not fire in this sound, so there is nothing of it to hear")
     effect = activation[:, None] * bundle.sae.directions()[feature]
     change = {"remove": -1.0, "boost": factor - 1.0}
-    nothing = bundle.sae.decode(torch.zeros_like(view.acts[:1]))
+    nothing = bundle.sae.decode(torch.zeros(1, bundle.sae.config.d_sae))
     latents = nothing + effect if way == "alone" else view.latents + change[way] * effect
     heard = listener(codec, like=view.audio[None], mel_bands=0)
     both = [heard(x[None]) for x in (view.latents, latents)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sae_audio.closed_loop import Hold, steer_rounds
-from sae_audio.control import AXES, ControlVector, apply, axis_change, note_change
+from sae_audio.control import AXES, ControlVector, apply, axis_strengths, note_strengths
 from sae_audio.heard import Heard, Measure, changes, hit_rate, median, spectral_distance
 from sae_audio.sae.base import SAE
 
@@ -76,7 +76,7 @@ def calibrate_axis(control: ControlVector, sae: SAE, clips: Clips, measure: Meas
     before = measure(clips.latents).descriptors
 
     def respond(dose: float) -> Tensor:
-        edited = apply(clips.latents, sae, [(control, axis_change(control, dose))])
+        edited = apply(clips.latents, sae, [(control, axis_strengths(dose))])
         return median(changes(before, measure(edited).descriptors), 0).nan_to_num(nan=0.0)
 
     responses = [torch.zeros(3) if dose == 0 else respond(dose) for dose in grid]
@@ -148,8 +148,8 @@ def shift_trial(
     """
     target = clips.notes + semitones
     possible = (clips.notes >= 0) & (target >= 0) & (target < len(control.labels))
-    change = note_change(control, clips.notes, torch.where(possible, target, -1), strength)
-    *_, done = steer_rounds(clips.latents, sae, [(control, change)], measure, before=before, hold=hold)
+    strengths = note_strengths(control, clips.notes, torch.where(possible, target, -1), strength)
+    *_, done = steer_rounds(clips.latents, sae, [(control, strengths)], measure, before=before, hold=hold)
     wanted = torch.where(possible & before.descriptors.f0.isfinite(), clips.midi + semitones, torch.nan)
     return _trial("pitch", float(semitones), before, done.heard, hit_rate(done.heard.descriptors, wanted), hold)
 
@@ -162,9 +162,9 @@ def axis_trial(
     An amount outside the calibrated range is asked for at the end of the range; the error counts what that leaves.
     """
     low, high = control.range
-    change = axis_change(control, control.strength_for(min(max(amount, low), high)))
+    strengths = axis_strengths(control.strength_for(min(max(amount, low), high)))
     wanted = (amount, 0.0) if control.property == "loudness" else (0.0, amount)
-    *_, done = steer_rounds(clips.latents, sae, [(control, change)], measure, before=before, wanted=wanted, hold=hold)
+    *_, done = steer_rounds(clips.latents, sae, [(control, strengths)], measure, before=before, wanted=wanted, hold=hold)
     return _trial(control.property, amount, before, done.heard, None, hold)
 
 

@@ -204,12 +204,15 @@ def _analyse(arguments: argparse.Namespace) -> None:
             arguments.probes, png(posteriors(view.posteriors, bundle.properties, view.descriptors, bundle.spec.frame_rate))
         )
     if arguments.plot:
+        import torch
+
         from sae_audio.plots import activation_heatmap, png
 
         shown = view.top_features[:FEATURES_SHOWN]
         labels = [f"{i} {bundle.atlas.feature(i).name.text}" for i in shown]
         rate = bundle.spec.frame_rate
-        figure = activation_heatmap(view.audio, bundle.spec.sample_rate, view.acts[:, shown], labels, rate)
+        acts = view.acts.index_select(1, torch.tensor(shown, dtype=torch.int64)).to_dense()
+        figure = activation_heatmap(view.audio, bundle.spec.sample_rate, acts, labels, rate)
         write_bytes(arguments.plot, png(figure))
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sae_audio.control import AUDIBLE_DB, ControlVector, Move, apply, axis_change
+from sae_audio.control import AUDIBLE_DB, ControlVector, Move, apply, axis_strengths
 from sae_audio.descriptors import Descriptors
 from sae_audio.heard import Heard, Measure, median
 from sae_audio.sae.base import SAE
@@ -67,7 +67,7 @@ def steer_rounds(
     sae : SAE
         The SAE.
     moves : sequence of (ControlVector, Tensor)
-        Controls and their changes, as for ``control.apply``.
+        Controls and their strengths, as for ``control.apply``.
     measure : callable
         Latents -> what the decoded sound measures.
     before : Heard
@@ -96,7 +96,7 @@ def steer_rounds(
         missing = _missing(before.descriptors, heard.descriptors, mask, torch.tensor(wanted), hold.smoothing)
         strengths = _within(strengths + STEP * torch.linalg.solve(jacobian, missing[..., None])[..., 0], hold)
         corrections = [(hold.loudness, strengths[..., 0]), (hold.brightness, strengths[..., 1])]
-        extra = [(axis, axis_change(axis, strength * mask)) for axis, strength in corrections]
+        extra = [(axis, axis_strengths(strength * mask)) for axis, strength in corrections]
         edited = apply(latents, sae, [*moves, *extra])
         heard = measure(edited)
         yield Edited(edited, heard)

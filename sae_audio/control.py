@@ -31,8 +31,6 @@ AXES = ("pitch", "loudness", "brightness")
 UNITS = {"pitch": "semitones", "loudness": "dB", "brightness": "octaves"}
 AUDIBLE_DB = -50.0
 """Frames quieter than this are left out when a change is measured: their pitch and centroid are noise."""
-BLOCK = 4096
-"""Frames whose activations exist at once during an edit: 20 minutes of them would not fit."""
 HIT_MARGIN = 0.02
 """Hit rate that a lower strength may give up."""
 
@@ -120,7 +118,7 @@ class ControlVector:
 
 
 Move = tuple[ControlVector, Tensor]
-"""A control and its change, broadcastable to [B, T, d]."""
+"""A control and the strength of each of its directions in each frame, broadcastable to [B, T, n_labels]."""
 
 
 def axis_control(property: str, kind: str, via: str, direction: Tensor) -> ControlVector:
@@ -155,23 +153,15 @@ def edit(latents: Tensor, sae: SAE, *, acts: Tensor | None = None, direct: Tenso
     """
     out = latents
     if acts is not None:
-        acts = acts.expand(*latents.shape[:-1], -1)
-        moved = [_act_edit(*parts, sae) for parts in zip(latents.split(BLOCK, 1), acts.split(BLOCK, 1), strict=True)]
-        out = torch.cat(moved, dim=1)
+        active = sae.encode(latents)
+        out = latents + ((active + acts).relu() - active) @ sae.directions()
     return out if direct is None else out + direct
-
-
-def _act_edit(latents: Tensor, acts: Tensor, sae: SAE) -> Tensor:
-    """Edit a block of frames item by item, so that activations exist for no more than ``BLOCK`` frames at a time."""
-    edited = []
-    for item, change in zip(latents, acts, strict=True):
-        active = sae.encode(item)
-        edited.append(item + ((active + change).relu() - active) @ sae.directions())
-    return torch.stack(edited)
 
 
 def apply(latents: Tensor, sae: SAE, moves: Sequence[Move]) -> Tensor:
     """Apply several controls at once: their changes are summed in each space before the edit.
+
+    Changes and activations exist for one block of frames at a time: those of 20 minutes would not fit.
 
     Parameters
     ----------
@@ -179,23 +169,29 @@ def apply(latents: Tensor, sae: SAE, moves: Sequence[Move]) -> Tensor:
         Latents to edit.
     sae : SAE
         The SAE.
-    moves : sequence of (ControlVector, Tensor broadcastable to [B, T, d])
-        Each control with its change, from ``axis_change`` or ``note_change``.
+    moves : sequence of (ControlVector, Tensor broadcastable to [B, T, n_labels])
+        Each control with its strengths, from ``axis_strengths`` or ``note_strengths``.
     """
-    total: dict[str, Tensor] = {}
-    for control, change in moves:
-        total[control.via] = total[control.via] + change if control.via in total else change
-    return edit(latents, sae, acts=total.get("acts"), direct=total.get("latents"))
+    if not moves:
+        return latents
+    per_frame = [strengths.expand(*latents.shape[:-1], -1).flatten(0, -2) for _, strengths in moves]
+    edited = []
+    for x, *shares in zip(sae.blocks(latents.flatten(0, -2)), *map(sae.blocks, per_frame), strict=True):
+        total: dict[str, Tensor] = {}
+        for (control, _), share in zip(moves, shares, strict=True):
+            change = share @ control.directions
+            total[control.via] = total[control.via] + change if control.via in total else change
+        edited.append(edit(x, sae, acts=total.get("acts"), direct=total.get("latents")))
+    return torch.cat(edited).view_as(latents)
 
 
-def axis_change(control: ControlVector, strength: float | Tensor) -> Tensor:
-    """Return ``strength * direction``; a strength [B, T] is an envelope over frames and gives [B, T, d]."""
-    strength = torch.as_tensor(strength, dtype=control.directions.dtype)
-    return strength[..., None] * control.directions[0]
+def axis_strengths(strength: float | Tensor) -> Tensor:
+    """Return the strengths of an axis for ``apply``; a strength [B, T] is an envelope over frames and gives [B, T, 1]."""
+    return torch.as_tensor(strength, dtype=torch.float32)[..., None]
 
 
-def note_change(control: ControlVector, source: Tensor, target: Tensor, strength: float = 1.0) -> Tensor:
-    """Return ``strength * (offset[target] - offset[source])`` per frame, zero where source or target is undefined.
+def note_strengths(control: ControlVector, source: Tensor, target: Tensor, strength: float = 1.0) -> Tensor:
+    """Return the strengths of ``strength * (offset[target] - offset[source])``, zero where source or target is undefined.
 
     Parameters
     ----------
@@ -208,11 +204,12 @@ def note_change(control: ControlVector, source: Tensor, target: Tensor, strength
 
     Returns
     -------
-    Tensor [B, T, d]
+    Tensor [B, T, n_labels]
     """
-    defined = (source >= 0) & (target >= 0)
-    offset = control.directions[target.clamp_min(0)] - control.directions[source.clamp_min(0)]
-    return strength * offset * defined[..., None]
+    share = strength * ((source >= 0) & (target >= 0)).float()[..., None]
+    strengths = torch.zeros(*source.shape, len(control.labels))
+    strengths.scatter_add_(-1, target.clamp_min(0)[..., None], share)
+    return strengths.scatter_add_(-1, source.clamp_min(0)[..., None], -share)
 
 
 def paper_edit(latents: Tensor, sae: SAE, row: Tensor, alpha: float) -> Tensor:
@@ -229,5 +226,9 @@ def paper_edit(latents: Tensor, sae: SAE, row: Tensor, alpha: float) -> Tensor:
     alpha : float
         The paper uses 1, 10, 20 and 30.
     """
-    moved = sae.encode(latents) + alpha * row
-    return sae.decode(moved / moved.square().mean(-1, keepdim=True).add(1e-8).sqrt())
+
+    def rule(x: Tensor) -> Tensor:
+        moved = sae.encode(x) + alpha * row
+        return sae.decode(moved / moved.square().mean(-1, keepdim=True).add(1e-8).sqrt())
+
+    return torch.cat([rule(x) for x in sae.blocks(latents.flatten(0, -2))]).view_as(latents)

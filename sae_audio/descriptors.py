@@ -23,6 +23,9 @@ from sae_audio.units import SILENCE_DB, to_db
 
 WINDOW_SECONDS = 0.040  # RMS and centroid: holds 1.6 periods of the lowest f0
 
+AT_ONCE = 2**22
+"""Samples, about, of the items of a batch that are measured together: 8 channels of 20 minutes are measured one by one."""
+
 
 class Descriptors(NamedTuple):
     """Measured properties per latent frame."""
@@ -75,7 +78,12 @@ def describe(audio: Tensor, sample_rate: int, hop_length: int, *, tracker: str =
     (torch.Size([1, 50]), 440, -9.0, 442)
     """
     _check(audio, sample_rate, hop_length, tracker)
-    mono = audio.mean(1).float()
+    items = audio.split(max(1, AT_ONCE // audio.shape[-1]))
+    columns = zip(*(_described(part.mean(1).float(), sample_rate, hop_length, tracker) for part in items), strict=True)
+    return Descriptors(*map(torch.cat, columns))
+
+
+def _described(mono: Tensor, sample_rate: int, hop_length: int, tracker: str) -> Descriptors:
     rms = frame_rms(mono, sample_rate, hop_length)
     f0 = TRACKERS[tracker](mono, sample_rate, hop_length)
     f0 = torch.where(to_db(rms) < SILENCE_DB, torch.nan, f0)

@@ -35,8 +35,6 @@ BRIGHTNESS_STEPS = (-0.5, 0.5)
 
 ALIKE = (0.7, 0.9)
 """Cosines above which a feature counts as found again in another run."""
-BLOCK = 8192
-"""Frames whose activations exist at once."""
 MOST_MATCHED = 4096
 """Features of an SAE that are looked for in another run, drawn at random beyond; the matching takes their number cubed."""
 
@@ -78,7 +76,7 @@ def _alike(dictionaries: Sequence[Tensor]) -> dict:
 @torch.no_grad()
 def _fires(sae: SAE, latents: Tensor) -> Tensor:
     """Features that fire at least once, bool [d_sae]."""
-    return torch.stack([(sae.encode(part) > 0).any(0) for part in latents.split(BLOCK)]).any(0)
+    return torch.stack([(sae.encode(part) > 0).any(0) for part in sae.blocks(latents)]).any(0)
 
 
 def probe_table(
@@ -120,7 +118,7 @@ def regression_r2(read: Reader, property: str, train: Frames, test: Frames) -> f
 def reconstruction_metrics(sae: SAE, frames: Frames) -> dict[str, float]:
     """Return fvu, l0, sparsity and the share of features that never fire, on held-out frames."""
     active, fires, rebuilt = 0.0, torch.zeros(sae.config.d_sae, dtype=torch.bool), []
-    for part in frames.latents.split(BLOCK):
+    for part in sae.blocks(frames.latents):
         acts = sae.encode(part)
         active += l0(acts) * len(part)
         fires |= (acts > 0).any(0)

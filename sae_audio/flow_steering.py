@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
-from sae_audio.control import AUDIBLE_DB, AXES, ControlVector, Move, apply, axis_change
+from sae_audio.control import AUDIBLE_DB, AXES, ControlVector, Move, apply, axis_strengths
 from sae_audio.diffrhythm.sampler import Hook, Step
 from sae_audio.errors import ParameterError
 from sae_audio.moves import Target, asked_moves
@@ -132,12 +132,12 @@ def steering_hook(
         twin, x1 = step.x1.detach().cpu().float().chunk(2)
         wanted = moves_of(bundle, moves, twin, features)
         goals = torch.tensor([share] * len(wanted) + [0.0] * len(kept))
-        patterns = [(control, change.expand(*x1.shape[:2], -1) * frames[:, None]) for control, change in [*wanted, *kept]]
+        patterns = [(control, each.expand(*x1.shape[:2], -1) * frames[:, None]) for control, each in [*wanted, *kept]]
         missing = goals - _present(x1 - twin, patterns, bundle)
-        scaled = [(control, missing[:, i, None, None] * change) for i, (control, change) in enumerate(patterns)]
+        scaled = [(control, missing[:, i, None, None] * each) for i, (control, each) in enumerate(patterns)]
         edited = apply(x1, bundle.sae, scaled)
         if "loudness" in held:
-            louder = [(control, share * change) for control, change in patterns[: len(wanted)] if control.property == "loudness"]
+            louder = [(control, share * each) for control, each in patterns[: len(wanted)] if control.property == "loudness"]
             edited = _levelled(bundle, edited, apply(twin, bundle.sae, louder), frames)
         return step._replace(x1=torch.cat([twin, edited]).to(step.x1))
 
@@ -147,9 +147,9 @@ def steering_hook(
 def moves_of(
     bundle: Bundle, moves: Mapping[str, Target], latents: Tensor, features: Mapping[int, float] | None = None
 ) -> list[Move]:
-    """Return the calibrated changes that move finished latents ``[B, T, d_in]`` by what is asked (as for ``steering_hook``).
+    """Return the controls and strengths that move finished latents ``[B, T, d_in]`` by what is asked (as for ``steering_hook``).
 
-    ``control.apply`` makes them; the notes are those that the probe reads in the latents.
+    ``control.apply`` takes them; the notes are those that the probe reads in the latents.
     """
     notes = bundle.probes["pitch/latents"].predict(latents) if "pitch" in moves else torch.full(latents.shape[:2], -1)
     return asked_moves(bundle, moves, features or {}, notes)
@@ -158,7 +158,8 @@ def moves_of(
 def _present(difference: Tensor, moves: Sequence[Move], bundle: Bundle) -> Tensor:
     """Return how much of each move a difference of latents ``[B, T, d_in]`` holds, by least squares per song, ``[B, moves]``."""
     decoder, std = bundle.sae.directions().detach(), bundle.sae.std
-    patterns = torch.stack([change @ decoder if control.via == "acts" else change for control, change in moves], 1) / std
+    directions = [control.directions @ decoder if control.via == "acts" else control.directions for control, _ in moves]
+    patterns = torch.stack([strengths @ rows for (_, strengths), rows in zip(moves, directions, strict=True)], 1) / std
     gram = torch.einsum("bktd,bltd->bkl", patterns, patterns)
     shared = torch.einsum("bktd,btd->bk", patterns, difference / std)
     return (torch.linalg.pinv(gram, hermitian=True) @ shared[..., None])[..., 0]
@@ -170,7 +171,7 @@ def _levelled(bundle: Bundle, latents: Tensor, model: Tensor, frames: Tensor) ->
     heard = frames * (wanted > AUDIBLE_DB)
     drift = ((_level(bundle, latents) - wanted) * heard).sum(1) / heard.sum(1).clamp_min(1)
     strength = -drift / control.slopes()[0]
-    return apply(latents, bundle.sae, [(control, axis_change(control, strength[:, None] * frames))])
+    return apply(latents, bundle.sae, [(control, axis_strengths(strength[:, None] * frames))])
 
 
 def _level(bundle: Bundle, latents: Tensor) -> Tensor:
@@ -181,4 +182,4 @@ def _level(bundle: Bundle, latents: Tensor) -> Tensor:
 
 
 def _unit(control: ControlVector) -> Move:
-    return control, axis_change(control, 1.0)
+    return control, axis_strengths(1.0)

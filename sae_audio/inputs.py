@@ -41,7 +41,7 @@ def scale_columns(inputs: Tensor, factors: Tensor) -> Tensor:
     return scaled
 
 
-def acts_matrix(sae: SAE, latents: Tensor, *, block: int = 8192) -> Tensor:
+def acts_matrix(sae: SAE, latents: Tensor) -> Tensor:
     """Return the activations of flat latents as a sparse CSR matrix, in bounded memory.
 
     Parameters
@@ -50,19 +50,18 @@ def acts_matrix(sae: SAE, latents: Tensor, *, block: int = 8192) -> Tensor:
         Any variant.
     latents : Tensor [N, d_in]
         Frames.
-    block : int
-        Frames encoded at a time; at most ``block * d_sae`` numbers are dense at once.
 
     Returns
     -------
     Tensor [N, d_sae], layout sparse CSR
     """
-    rows, columns, values = [], [], []
+    rows, columns, values, start = [], [], [], 0
     with torch.no_grad():
-        for start, part in zip(range(0, len(latents), block), latents.split(block), strict=True):
+        for part in sae.blocks(latents):
             acts = sae.encode(part)
             row, column = acts.nonzero(as_tuple=True)
             rows.append(row + start)
+            start += len(part)
             columns.append(column)
             values.append(acts[row, column])
     return csr(torch.cat(rows), torch.cat(columns), torch.cat(values), (len(latents), sae.config.d_sae))

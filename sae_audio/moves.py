@@ -1,4 +1,4 @@
-"""What is asked of a bundle, as controls and their changes per frame: the same for a sound and for a song in the making.
+"""What is asked of a bundle, as controls and their strengths per frame: the same for a sound and for a song in the making.
 
 loudness, brightness   dB or octaves, by the dose-response of the bundle's axis
 pitch                  a note or semitones, from the note that each frame has
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
-from sae_audio.control import AXES, UNITS, ControlVector, Move, axis_change, axis_control, note_change
+from sae_audio.control import AXES, UNITS, ControlVector, Move, axis_control, axis_strengths, note_strengths
 from sae_audio.errors import ParameterError
 
 Target = float | str | tuple[str | float, float]
@@ -22,7 +22,7 @@ Target = float | str | tuple[str | float, float]
 
 
 def asked_moves(bundle: Bundle, moves: Mapping[str, Target], features: Mapping[int, float], notes: Tensor) -> list[Move]:
-    """Return the controls and changes of what is asked, for ``control.apply``.
+    """Return the controls and strengths of what is asked, for ``control.apply``.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def asked_moves(bundle: Bundle, moves: Mapping[str, Target], features: Mapping[i
     Returns
     -------
     list of (ControlVector, Tensor)
-        Changes [d] of axes and features, [B, T, d] of pitch.
+        Strengths [1] of axes and features, [B, T, notes] of pitch.
 
     Raises
     ------
@@ -154,20 +154,19 @@ def is_move(target: Target) -> bool:
 
 def _axis_move(bundle: Bundle, name: str, value: float) -> Move:
     vector = control_of(bundle, name)
-    return vector, axis_change(vector, vector.strength_for(value))
+    return vector, axis_strengths(vector.strength_for(value))
 
 
 def _feature_move(bundle: Bundle, feature: int, strength: float) -> Move:
     if not math.isfinite(strength):
         raise ParameterError(f"the strength of feature {feature} is {strength}; give a finite number such as 1.5")
-    control = feature_control(bundle, feature)
-    return control, axis_change(control, strength)
+    return feature_control(bundle, feature), axis_strengths(strength)
 
 
 def _pitch_move(bundle: Bundle, target: Target, notes: Tensor) -> Move:
     vector, wanted = control_of(bundle, "pitch"), wanted_notes(bundle, target, notes)
     *_, strength = _pitch_target(bundle, target)
-    return vector, note_change(vector, notes, wanted, strength)
+    return vector, note_strengths(vector, notes, wanted, strength)
 
 
 def _pitch_target(bundle: Bundle, target: Target) -> tuple[int | None, int, float]:

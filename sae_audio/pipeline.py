@@ -22,10 +22,12 @@ from sae_audio.closed_loop import hold_of, steer_rounds
 from sae_audio.control import Move
 from sae_audio.descriptors import Descriptors, describe
 from sae_audio.errors import ParameterError
+from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces import Codec, LatentSpace
 from sae_audio.listener import listener
 from sae_audio.moves import Target, amount, asked_moves, control_of, is_move, known_notes, span_mask, wanted_notes
 from sae_audio.pushes import Push, check_push, honest_moves, paper_pushed
+from sae_audio.spec import LatentSpec
 
 
 class View(NamedTuple):
@@ -38,7 +40,7 @@ class View(NamedTuple):
     latents: Tensor
     """[T, d_in]."""
     acts: Tensor
-    """[T, d_sae]."""
+    """[T, d_sae], sparse COO, since nearly all are 0; one feature's are ``acts[:, i].to_dense()``."""
     descriptors: Descriptors
     """f0, RMS and centroid measured on the audio, each [T]."""
     posteriors: dict[str, Tensor]
@@ -58,10 +60,17 @@ class Steered(NamedTuple):
     """Measured on the steered sound."""
     mask: Tensor
     """[T] share of the change that each frame was to get, 0 to 1."""
-    reconstruction: Sound
-    """The sound as the codec gives it back unedited, in the same form as ``sound``."""
+    unedited: Tensor
+    """[B, channels, N] the sound as the codec gives it back unedited, in the form of the latent space ``spec``."""
     source: Descriptors
     """Measured on the input, each [B, T]."""
+    spec: LatentSpec
+    """The latent space."""
+
+    @property
+    def reconstruction(self) -> Sound:
+        """The sound as the codec gives it back unedited, in the same form as ``sound``; made anew each time."""
+        return Sound(unfit(self.unedited, self.sound, self.spec), self.sound.sample_rate)
 
 
 class Stage(NamedTuple):
@@ -133,8 +142,9 @@ def analysing(bundle: Bundle, sound: Sound | str | os.PathLike, *, space: Latent
     yield Stage(0.4, "Measuring pitch, loudness and brightness")
     descriptors = Descriptors(*(column[0] for column in describe(audio, space.spec.sample_rate, space.spec.hop_length)))
     yield Stage(0.8, "Looking for features")
-    acts = bundle.sae.encode(latents)
+    acts = acts_matrix(bundle.sae, latents)
     posteriors = {name: bundle.probes[f"{name}/acts"].probabilities(acts) for name in bundle.properties}
+    acts = acts.to_sparse_coo()
     top_features = [activity.feature for activity in ranked_activity(acts)]
     yield View(sound, audio[0], latents, acts, descriptors, posteriors, top_features)
 
@@ -256,9 +266,9 @@ def steering(
     with torch.inference_mode():
         before = measure(latents)
         pushed = paper_pushed(bundle, latents, edit.pushes, mask)
-    reconstruction = _as_input(before.audio, sound, codec)
     if not moves and pushed is latents:
-        yield Steered(reconstruction, before.descriptors, before.descriptors, mask, reconstruction, source)
+        same = _as_input(before.audio, sound, codec)
+        yield Steered(same, before.descriptors, before.descriptors, mask, before.audio, source, spec)
         return
 
     wanted = amount(edit.moves, "loudness"), amount(edit.moves, "brightness")
@@ -268,9 +278,8 @@ def steering(
         yield Stage((2 + number) / stages, doing)
         with torch.inference_mode():
             done = next(edits)
-    yield Steered(
-        _as_input(done.heard.audio, sound, codec), before.descriptors, done.heard.descriptors, mask, reconstruction, source
-    )
+    steered = _as_input(done.heard.audio, sound, codec)
+    yield Steered(steered, before.descriptors, done.heard.descriptors, mask, before.audio, source, spec)
 
 
 def _as_input(audio: Tensor, sound: Sound, codec: Codec) -> Sound:
@@ -279,14 +288,15 @@ def _as_input(audio: Tensor, sound: Sound, codec: Codec) -> Sound:
 
 
 def _moves_on_sound(bundle: Bundle, edit: Edit, measured: Descriptors, mask: Tensor) -> list[Move]:
-    """Return what is asked as controls and their changes per frame, scaled by the mask."""
+    """Return what is asked as controls and their strengths per frame, scaled by the mask."""
     asked = {name: target for name, target in edit.moves.items() if is_move(target)}
     pitch = bundle.properties.get("pitch")
     notes = pitch.classes(measured) if pitch else torch.full(measured.f0.shape, -1)
     moves = asked_moves(bundle, asked, edit.features, notes)
     if "pitch" in asked:
         _check_pitch(bundle, asked["pitch"], notes)
-    return [(control, change * mask[:, None]) for control, change in moves] + honest_moves(bundle, edit.pushes, measured, mask)
+    scaled = [(control, strengths * mask[:, None]) for control, strengths in moves]
+    return scaled + honest_moves(bundle, edit.pushes, measured, mask)
 
 
 def _check_pitch(bundle: Bundle, target: Target, notes: Tensor) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sae_audio.bundle import Bundle
-from sae_audio.control import ControlVector, Move, axis_control, note_change, paper_edit
+from sae_audio.control import ControlVector, Move, axis_control, axis_strengths, note_strengths, paper_edit
 from sae_audio.descriptors import Descriptors
 from sae_audio.directions import orthogonalise
 from sae_audio.errors import ParameterError
@@ -57,7 +57,7 @@ def check_push(bundle: Bundle, push: Push) -> None:
 
 
 def honest_moves(bundle: Bundle, pushes: Sequence[Push], measured: Descriptors, mask: Tensor) -> list[Move]:
-    """Return the controls and changes of the honest pushes.
+    """Return the controls and strengths of the honest pushes.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def honest_moves(bundle: Bundle, pushes: Sequence[Push], measured: Descriptors, 
 
     Returns
     -------
-    list of (ControlVector, Tensor [B, T, d])
+    list of (ControlVector, Tensor [B, T, n_labels])
     """
     return [_honest(bundle, push, measured, mask) for push in pushes if push.mode == "honest" and push.strength != 0]
 
@@ -121,13 +121,13 @@ def _honest(bundle: Bundle, push: Push, measured: Descriptors, mask: Tensor) -> 
     if control.is_axis:
         missing = prop.centres[target] - prop.axis(measured)
         strength = (push.strength * mask * missing).nan_to_num(0.0)
-        return control, strength[..., None] * control.directions[0]
+        return control, axis_strengths(strength)
     if not control.directions[target].any():
         raise ParameterError(f"training never heard {push.target}, so there is no direction to it; choose another class")
     source = prop.classes(measured)
     possible = (source >= 0) & known_notes(control)[source.clamp_min(0)]
     wanted = torch.where(possible, target, -1)
-    return control, note_change(control, source, wanted, push.strength) * mask[:, None]
+    return control, note_strengths(control, source, wanted, push.strength) * mask[:, None]
 
 
 def _orthogonal(bundle: Bundle, control: ControlVector) -> ControlVector:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def readers(sae: SAE, latents: Tensor, seed: int = 0) -> dict[str, Reader]:
         "acts": lambda x: acts_matrix(sae, x),
         "latents": lambda x: x,
         "pca": lambda x: sae.standardise(x) @ components,
-        "random": lambda x: _keep_largest(sae.standardise(x), dictionary, active),
+        "random": lambda x: _keep_largest(sae.blocks(sae.standardise(x)), dictionary, active),
         "untrained": lambda x: acts_matrix(untrained, x),
     }
 
@@ -50,8 +50,9 @@ def _principal_components(standardised: Tensor, n: int) -> Tensor:
     return torch.linalg.eigh(covariance).eigenvectors[:, -n:]
 
 
-def _keep_largest(x: Tensor, dictionary: Tensor, k: int) -> Tensor:
+def _keep_largest(blocks: Sequence[Tensor], dictionary: Tensor, k: int) -> Tensor:
     """ReLU of random projections with the k largest kept per row, as sparse CSR [N, d_sae]."""
-    values, indices = zip(*((part @ dictionary).topk(k, sorted=False) for part in x.split(8192)), strict=True)
-    rows = torch.arange(len(x)).repeat_interleave(k)
-    return csr(rows, torch.cat(indices).reshape(-1), torch.cat(values).relu().reshape(-1), (len(x), dictionary.shape[1]))
+    values, indices = zip(*((part @ dictionary).topk(k, sorted=False) for part in blocks), strict=True)
+    n = sum(map(len, blocks))
+    rows = torch.arange(n).repeat_interleave(k)
+    return csr(rows, torch.cat(indices).reshape(-1), torch.cat(values).relu().reshape(-1), (n, dictionary.shape[1]))

@@ -172,7 +172,7 @@ def _fit_probes(
 def _atlas(sae: SAE, properties: dict[str, Property], train: Frames, store: ActivationStore) -> Atlas:
     def batches() -> Iterator[Tensor]:
         with torch.no_grad():
-            for part in train.latents.split(8192):
+            for part in sae.blocks(train.latents):
                 yield sae.encode(part)
 
     return build_atlas(

@@ -33,7 +33,7 @@ def describe_view(bundle: Bundle, view: View, n_features: int) -> dict:
         "channels": samples.shape[0],
         "frames": len(view.latents),
         "frame_rate": bundle.spec.frame_rate,
-        "l0": float((view.acts > 0).sum(-1).float().mean()),
+        "l0": len(view.acts.values()) / len(view.latents),
         "descriptors": {name: _measured(view.descriptors, name, unit) for name, unit in units.items()},
         "probes": {name: _agreement(bundle, view, name) for name in bundle.properties},
         "features": [_feature(bundle, activity) for activity in ranked_activity(view.acts)[:n_features]],

@@ -17,6 +17,7 @@ YIN_SECONDS = 0.032  # summation window of the difference function
 YIN_RATE = 16_000  # Hz, at which f0 is measured
 LOWPASS = 2_000.0  # Hz; stiff strings and breath make high partials aperiodic
 LOWPASS_SECONDS = 0.001  # half the length of the low-pass filter
+BLOCKS = 4096  # filtered at a time
 MAX_PHASES = 500  # of the resampling ratio; an odd rate is met to within 5 parts per million
 DEPTH = 0.9  # the period is the first dip at least this deep, relative to the deepest
 VOICED = 0.2  # aperiodicity above this is unvoiced; on chords, of what 0.3 adds 2 in 5 frames are right
@@ -66,7 +67,9 @@ def _lowpass(x: Tensor, sample_rate: int, ratio: Fraction) -> Tensor:
     taper = (0.5 + 0.5 * torch.cos(math.pi * time / LOWPASS_SECONDS)) * (time.abs() < LOWPASS_SECONDS)
     kernel = torch.sinc(2 * LOWPASS * time) * taper
     x = pad(x, (half, n_in + half))  # at least one block; what is too long is zeros
-    return (x.unfold(-1, len(kernel), n_in) @ (kernel / kernel.sum(0)).float()).flatten(1)
+    kernel = (kernel / kernel.sum(0)).float()
+    windows = x.unfold(-1, len(kernel), n_in)  # a view; a product copies what it takes
+    return torch.cat([part @ kernel for part in windows.split(BLOCKS, 1)], 1).flatten(1)
 
 
 def _yin_frames(frames: Tensor, window: int, lags: int, rate: float) -> Tensor:

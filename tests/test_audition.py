@@ -32,6 +32,9 @@ def test_ranked_activity_by_hand():
     first, second = ranked_activity(acts)
     assert (first.feature, first.share, first.frames, first.peak, first.peak_frame) == (1, pytest.approx(2 / 3), 1.0, 3.0, 1)
     assert (second.feature, second.share, second.frames, second.peak, second.peak_frame) == (3, pytest.approx(1 / 3), 0.5, 2.0, 0)
+    assert ranked_activity(acts.to_sparse()) == [first, second]
+    again = torch.tensor([[1.0, 0.0], [3.0, 3.0], [3.0, 4.0]])  # two equal peaks: the first counts; equal sums: by number
+    assert [(a.feature, a.peak_frame) for a in ranked_activity(again)] == [(0, 1), (1, 2)]
     assert ranked_activity(torch.zeros(3, 4)) == []
     with pytest.raises(ParameterError, match="at least one of each"):
         ranked_activity(torch.zeros(0, 4))
@@ -112,5 +115,5 @@ def test_top_moments_of_the_shipped_atlas_are_found_again_in_the_synthesised_cli
     assert len(moments) == 4
     for feature, moment in moments:
         samples = torch.from_numpy(clip_named(moment.recording).render())[None]
-        acts = analyse(bundle, Sound(samples, 16_000), space=space).acts[:, feature]
+        acts = analyse(bundle, Sound(samples, 16_000), space=space).acts[:, feature].to_dense()
         assert acts[int(moment.time * bundle.spec.frame_rate)].item() == pytest.approx(moment.value, rel=0.02)

@@ -8,12 +8,12 @@ import torch
 from sae_audio import control
 from sae_audio.calibration import Clips, axis_trial, calibrate_axis, calibrate_notes, shift_trial
 from sae_audio.closed_loop import Hold, steer_rounds
-from sae_audio.control import ControlVector, apply, axis_change, edit, note_change, paper_edit
+from sae_audio.control import ControlVector, apply, axis_strengths, edit, note_strengths, paper_edit
 from sae_audio.descriptors import Descriptors
 from sae_audio.directions import class_means, orthogonalise, partial_effects
 from sae_audio.errors import DataError, ParameterError
 from sae_audio.heard import Heard, changes, hit_rate, isolation, median, spectral_distance
-from sae_audio.sae import VARIANTS, SAEConfig, build_sae
+from sae_audio.sae import VARIANTS, SAEConfig, base, build_sae
 from sae_audio.units import midi_to_hz
 
 NOTES = 5
@@ -91,14 +91,14 @@ def test_an_acts_edit_adds_decoder_rows_and_switches_features_off(variant):
 def test_latents_edit_and_envelope():
     sae, x = sae_of(), torch.zeros(1, 3, 3)
     vector = control.axis_control("loudness", "effect", "latents", torch.tensor([0.0, 2.0, 0.0]))
-    moved = apply(x, sae, [(vector, axis_change(vector, torch.tensor([[0.0, 1.0, -1.0]])))])
+    moved = apply(x, sae, [(vector, axis_strengths(torch.tensor([[0.0, 1.0, -1.0]])))])
     assert torch.equal(moved[0, :, 1], torch.tensor([0.0, 2.0, -2.0]))
 
 
-def test_note_change_leaves_undefined_frames_alone():
+def test_note_strengths_leave_undefined_frames_alone():
     vector = control.class_control("pitch", "effect", "latents", "abc", torch.eye(3))
-    change = note_change(vector, torch.tensor([[0, 1, -1]]), torch.tensor([[2, -1, 0]]), 2.0)
-    assert change.tolist() == [[[-2, 0, 2], [0, 0, 0], [0, 0, 0]]]
+    strengths = note_strengths(vector, torch.tensor([[0, 1, -1]]), torch.tensor([[2, -1, 0]]), 2.0)
+    assert strengths.tolist() == [[[-2, 0, 2], [0, 0, 0], [0, 0, 0]]]
 
 
 def test_paper_edit_by_hand():
@@ -247,11 +247,11 @@ def test_masked_frames_stay_bit_for_bit():
         calibrate_axis(brightness(), sae, sample, measure, [-6, -3, 3, 6]),
     )
     mask = torch.tensor([0.0, 1, 1, 0])
-    change = axis_change(hold.loudness, hold.loudness.strength_for(6.0) * mask)
+    strengths = axis_strengths(hold.loudness.strength_for(6.0) * mask)
     *_, done = steer_rounds(
         sample.latents,
         sae,
-        [(hold.loudness, change)],
+        [(hold.loudness, strengths)],
         measure,
         before=measure(sample.latents),
         wanted=(6.0, 0.0),
@@ -260,3 +260,21 @@ def test_masked_frames_stay_bit_for_bit():
     )
     assert torch.equal(done.latents[:, [0, 3]], sample.latents[:, [0, 3]])
     assert done.latents[:, [1, 2], 1].tolist() == [pytest.approx([6, 6], abs=0.2)] * 2
+
+
+@pytest.mark.parametrize("via", ["acts", "latents"])
+def test_moves_in_blocks_are_moves_at_once(via, monkeypatch):
+    sae, x = sae_of(), torch.randn(2, 23, 3, generator=torch.Generator().manual_seed(0))
+    d = 16 if via == "acts" else 3
+    directions = torch.randn(4, d, generator=torch.Generator().manual_seed(1))
+    axis = control.axis_control("loudness", "effect", via, directions[0])
+    pitch = control.class_control("pitch", "effect", via, "abc", directions[1:])
+    source, target = torch.arange(46).view(2, 23) % 4 - 1, torch.arange(46).view(2, 23) % 3
+    level = torch.linspace(-2, 2, 23)
+    offsets = directions[1:][target] - directions[1:][source.clamp_min(0)]
+    change = level[:, None] * directions[0] + 1.5 * offsets * (source >= 0)[..., None]
+    at_once = edit(x, sae, **{"acts" if via == "acts" else "direct": change})
+    moves = [(axis, axis_strengths(level)), (pitch, note_strengths(pitch, source, target, 1.5))]
+    for blocks in (16 * 5, 2**22):  # of 5 frames, the last of 1; one for all
+        monkeypatch.setattr(base, "DENSE", blocks)
+        assert torch.allclose(apply(x, sae, moves), at_once, rtol=1e-3, atol=1e-4)

@@ -16,7 +16,6 @@ from experiments._window_trial import cycle_error, window_trial
 from sae_audio import Bundle, Request, cli, generate, trace
 from sae_audio.bundle_space import space_of
 from sae_audio.cli_moves import parse_features, parse_moves, parse_window
-from sae_audio.control import axis_change
 from sae_audio.denoising import forward_noised
 from sae_audio.descriptors import describe
 from sae_audio.diffrhythm.checkpoint import save_generator
@@ -367,7 +366,7 @@ def test_a_network_that_accepts_a_change_is_moved_by_what_was_asked(window, bund
     asked = replace(ASKED, steps=32, guidance=0.0, moves={"loudness": -6}, window=window)
     song = generate(asked, model=gaussian, space=space, bundle=bundle, hold=False)
     control = bundle.controls["loudness"]
-    full = axis_change(control, control.strength_for(-6.0)) / bundle.sae.std
+    full = control.strength_for(-6.0) * control.directions[0] / bundle.sae.std
     moved = (song.latents - song.unsteered) / bundle.sae.std
     share = (moved * full).sum(-1) / full.square().sum()
     assert share.mean().item() == pytest.approx(1, abs=0.05)

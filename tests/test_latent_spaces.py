@@ -13,7 +13,7 @@ from tiny_encodec import tiny_encodec
 from tiny_models import BUILDERS, TAPS, noise, tiny_space
 
 from sae_audio.cli import main
-from sae_audio.control import apply, axis_change, axis_control
+from sae_audio.control import apply, axis_control, axis_strengths
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.latent_spaces import CHECKPOINTS, SPACES, Codec, Encoder, load_latent_space
 from sae_audio.latent_spaces.signature import same_weights, signature
@@ -116,7 +116,7 @@ def test_strength_zero_is_the_codecs_own_reconstruction_bit_for_bit(space):
     latents = space.encode(audio)
     sae = build_sae(SAEConfig("topk", space.spec.d_in, 4 * space.spec.d_in, k=4))
     vector = axis_control("loudness", "effect", "acts", torch.ones(sae.config.d_sae))
-    unmoved = apply(latents, sae, [(vector, axis_change(vector, torch.zeros(latents.shape[1])))])
+    unmoved = apply(latents, sae, [(vector, axis_strengths(torch.zeros(latents.shape[1])))])
     assert torch.equal(space.decode(unmoved, like=audio), space.decode(latents, like=audio))
 
 

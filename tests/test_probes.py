@@ -6,7 +6,7 @@ import torch
 from sae_audio.errors import DataError, ParameterError
 from sae_audio.inputs import acts_matrix, select_rows
 from sae_audio.probes import Probe, chroma_accuracy, fit_probe, fit_ridge, majority_class, score_probe
-from sae_audio.sae import SAEConfig, build_sae
+from sae_audio.sae import SAEConfig, base, build_sae
 
 
 def problem(n=400, d=6, k=3, seed=0):
@@ -111,11 +111,12 @@ def test_one_class_is_refused_with_the_remedy():
         fit_probe(x, y, 1, validation=(x, y), property="pitch", on="acts")
 
 
-def test_acts_matrix_and_its_rows_are_the_dense_activations():
+def test_acts_matrix_and_its_rows_are_the_dense_activations(monkeypatch):
+    monkeypatch.setattr(base, "DENSE", 16 * 32)  # blocks of 16 frames, the last of 2
     sae = build_sae(SAEConfig("topk", 6, 32, k=4))
     x, _ = problem(n=50)
     acts = sae.encode(x)
-    matrix = acts_matrix(sae, x, block=16)
+    matrix = acts_matrix(sae, x)
     assert torch.allclose(matrix.to_dense(), acts, atol=1e-6)
     rows = torch.tensor([3, 49, 0])
     assert torch.equal(select_rows(matrix, rows).to_dense(), matrix.to_dense()[rows])

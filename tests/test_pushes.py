@@ -54,16 +54,17 @@ def test_a_fade_is_a_raised_cosine_inside_the_part():
 def test_an_honest_push_of_an_axis_goes_by_the_distance_to_the_class():
     sound = measured(440.0, 10 ** (-30 / 20), 1000.0)
     mask = torch.tensor([0.0, 0.5, 1.0, 1.0])
-    ((control, change),) = honest_moves(TINY, [Push("loudness", "-24 dB", 0.5)], sound, mask)
-    wanted = 0.5 * 6.0 * mask[:, None] * TINY.controls["loudness"].directions[0]
+    ((control, strengths),) = honest_moves(TINY, [Push("loudness", "-24 dB", 0.5)], sound, mask)
+    wanted = 0.5 * 6.0 * mask[:, None]
     assert control is TINY.controls["loudness"]
-    assert torch.allclose(change[0], wanted, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(strengths[0], wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_an_honest_push_of_pitch_is_the_difference_of_offsets():
-    ((_, change),) = honest_moves(TINY, [Push("pitch", "C5", 1.5)], measured(440.0, 0.1, 1000.0), torch.ones(4))
+    ((control, strengths),) = honest_moves(TINY, [Push("pitch", "C5", 1.5)], measured(440.0, 0.1, 1000.0), torch.ones(4))
     pitch, offsets = TINY.properties["pitch"], TINY.controls["pitch"].directions
-    assert torch.allclose(change[0, 0], 1.5 * (offsets[pitch.class_index("C5")] - offsets[pitch.class_index("A4")]))
+    wanted = 1.5 * (offsets[pitch.class_index("C5")] - offsets[pitch.class_index("A4")])
+    assert torch.allclose(strengths[0, 0] @ control.directions, wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_orthogonal_directions_share_nothing_with_the_others():
@@ -122,7 +123,8 @@ def test_a_bad_push_says_why(push, reason, etude):
 def outcome_of(moves, after, open_ended=frozenset()):
     sound = Sound(torch.zeros(1, 8), RATE)
     before = measured(440.0, 0.1, 1000.0)
-    steered = Steered(sound, before, after, torch.tensor([0.0, 1.0, 1.0, 0.5]), sound, before)
+    mask = torch.tensor([0.0, 1.0, 1.0, 0.5])
+    steered = Steered(sound, before, after, mask, sound.samples[None], before, TINY.spec)
     return {row.property: row for row in outcomes(TINY, steered, moves, open_ended)}
 
 
@@ -148,7 +150,7 @@ def test_outcome_of_a_note_and_of_a_push():
 def test_curves_are_a_row_per_frame_with_holes_where_nothing_is():
     before, after = measured(440.0, 0.1, 1000.0), measured(math.nan, 0.1, 2000.0)
     sound = Sound(torch.zeros(1, 8), RATE)
-    text = curves(Steered(sound, before, after, torch.ones(4), sound, before), 50.0)
+    text = curves(Steered(sound, before, after, torch.ones(4), sound.samples[None], before, TINY.spec), 50.0)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 4 and rows[1]["time_s"] == "0.0300" and rows[1]["original_f0_hz"] == "440.000"
     assert rows[1]["steered_f0_hz"] == "" and rows[1]["steered_centroid_hz"] == "2000.000"

@@ -37,7 +37,7 @@ HINT = f"WAV, FLAC, OGG, MP3 or AIFF, up to {MAX_SECONDS:g} s. It is deleted wit
 
 
 class Kept(NamedTuple):
-    """A visitor's view between two events; activations sparse, since most are 0."""
+    """A visitor's view between two events."""
 
     heard: Heard
     source: Source
@@ -174,8 +174,6 @@ def again(
     if kept is None or (kept.heard, kept.source) != (heard, source):
         kept = yield from _looked(source, heard, progress, WAITING)
         feature = linked.feature if linked is not None and linked.source == source else None
-    else:  # stopped, or asked for once more
-        kept = _dense(kept)
     yield *_drawn(kept, feature), gr.update(visible=False)
 
 
@@ -194,7 +192,7 @@ def look_at(source: Source, heard: Heard | None, kept: Kept | None, feature: int
         return None, gr.update(chosen=None), gr.update(chosen=None), kept
     kept = _kept(source, heard, kept)
     card = card_of(bundle, feature, kept.view, space)
-    return card, gr.update(chosen=activation_of(bundle, kept.view, feature)), gr.update(chosen=feature), _sparse(kept)
+    return card, gr.update(chosen=activation_of(bundle, kept.view, feature)), gr.update(chosen=feature), kept
 
 
 @plainly
@@ -248,9 +246,9 @@ def export_csv(source: Source, heard: Heard | None, kept: Kept | None, request: 
     with path.open("w", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(["seconds", "feature", "name", "activation"])
-        for frame, feature in acts.nonzero().tolist():
+        for (frame, feature), value in zip(acts.indices().T.tolist(), acts.values().tolist(), strict=True):
             time = f"{bundle.spec.frame_time(frame):.3f}"
-            writer.writerow([time, feature, bundle.atlas.names[feature].text, f"{acts[frame, feature].item():.4f}"])
+            writer.writerow([time, feature, bundle.atlas.names[feature].text, f"{value:.4f}"])
     return str(path)
 
 
@@ -286,13 +284,13 @@ def _looked(source: Source, heard: Heard, progress: Callable, waiting: tuple) ->
 
 
 def _drawn(kept: Kept, feature: int | None = None) -> tuple:
-    """All that shows a sound, with a feature or else the strongest; the view goes sparse into the visitor's state."""
+    """All that shows a sound, with a feature or else the strongest."""
     bundle, _ = session.loaded(kept.source)
     rows = rows_of(bundle, kept.view)
     if feature is None and rows["rows"]:
         feature = rows["rows"][0][0]
     heard = kept.heard
-    return _sparse(kept), heard, f"## {heard.name}", _fresh(picture(bundle, kept.view, heard.name)), rows, feature, ""
+    return kept, heard, f"## {heard.name}", _fresh(picture(bundle, kept.view, heard.name)), rows, feature, ""
 
 
 def _fresh(drawn: dict) -> dict:
@@ -304,20 +302,12 @@ def _kept(source: Source, heard: Heard | None, kept: Kept | None) -> Kept:
     """The view of the current sound: kept, shipped, or looked at again."""
     heard = heard or EXAMPLES[0].heard
     if kept is not None and (kept.heard, kept.source) == (heard, source):
-        return _dense(kept)
+        return kept
     for example in EXAMPLES:
         if example.heard == heard:
             return Kept(heard, source, examples.view_of(example.key, source))
     *_, view = _analysing(source, heard)
     return Kept(heard, source, view)
-
-
-def _dense(kept: Kept) -> Kept:
-    return kept._replace(view=kept.view._replace(acts=kept.view.acts.to_dense()))
-
-
-def _sparse(kept: Kept) -> Kept:
-    return kept._replace(view=kept.view._replace(acts=kept.view.acts.to_sparse()))
 
 
 def _measured(found: Audition, name: str, title: str) -> str:

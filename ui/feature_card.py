@@ -122,7 +122,7 @@ def _tuning(bundle: Bundle, name: str, feature: int) -> dict:
 
 
 def _here(view: View, feature: int, frame_rate: float) -> list[list[float]]:
-    activation = view.acts[:, feature]
+    activation = view.acts[:, feature].to_dense()
     frames = top_frames(activation, HERE, max(1, round(APART_SECONDS * frame_rate)))
     return [[round((frame + 0.5) / frame_rate, 2), round(float(activation[frame]), 2)] for frame in frames]
 

@@ -77,7 +77,7 @@ def picture(bundle: Bundle, view: View, name: str, *, rows: int = ROWS) -> dict:
         "name": name,
         "duration": view.audio.shape[-1] / spec.sample_rate,
         "frame_rate": spec.frame_rate,
-        "frames": len(view.acts),
+        "frames": len(view.latents),
         "sound": track(f"mono, {spec.sample_rate / 1000:g} kHz: as the model hears it", view.audio, spec.sample_rate),
         "spectrogram": spectrogram(view.audio, spec.sample_rate),
         "features": [activation_of(bundle, view, feature) for feature in shown],
@@ -87,7 +87,7 @@ def picture(bundle: Bundle, view: View, name: str, *, rows: int = ROWS) -> dict:
 
 def activation_of(bundle: Bundle, view: View, feature: int) -> dict:
     """Return one feature's activation over a sound: uint8 of the share of its largest activation in the corpus."""
-    values, known = view.acts[:, feature], float(bundle.atlas.max[feature])
+    values, known = view.acts[:, feature].to_dense(), float(bundle.atlas.max[feature])
     scale = max(known, float(values.max())) or 1.0
     name = bundle.atlas.names[feature].text
     return {"feature": feature, "name": name, "scale": scale, "data": coded((values / scale * 255).round())}

@@ -65,7 +65,8 @@ class EtudeCodec(Codec):
 
     def _decode(self, latents: Tensor, n_samples: int, like: Tensor | None) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):  # phases are made of magnitudes, and take every digit
-            return self._synthesised(latents)[:, None, :n_samples]
+            items = latents.split(max(1, CHUNK // latents.shape[1]))  # those of a batch of long clips one by one
+            return torch.cat([self._synthesised(part)[:, None, :n_samples] for part in items])
 
     def _synthesised(self, latents: Tensor) -> Tensor:
         """Return ``[B, T * hop_length]`` for ``[B, T, d_in]``."""

@@ -22,6 +22,8 @@ from sae_audio.sae.auxk import auxk_loss
 from sae_audio.sae.init import decoder_rows, geometric_median, least_squares_scale
 
 NEEDS_K = ("topk", "batch_topk", "matryoshka")
+DENSE = 2**22
+"""Activations, zeros included, that exist at once where frames are many: 16 MiB, and as much again for each step on the way."""
 MOST_FEATURES = 2**20
 """A slip of the finger beyond it would fill the memory before anything said so."""
 
@@ -227,6 +229,10 @@ class SAE(nn.Module):
     def directions(self) -> Tensor:
         """Return the decoder rows in latent units, ``[d_sae, d_in]``: what one unit of each feature adds to the latents."""
         return self.W_dec * self.std
+
+    def blocks(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """Split ``[N, n]`` into blocks of frames so few that their dense activations fit the memory, however long the sound."""
+        return frames.split(max(1, DENSE // self.config.d_sae))
 
     # Learning.
 
