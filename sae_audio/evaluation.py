@@ -199,8 +199,8 @@ def evaluate(bundle: Bundle, space: LatentSpace, store: ActivationStore, *, clip
     Returns
     -------
     dict
-        ``sae``, ``probes`` and, for a codec, ``control``, as in a bundle's ``metrics.json``; ``majority`` is that of the
-        recordings scored.
+        ``sae``, ``probes`` and, for a codec, ``control``, as in a bundle's ``metrics.json``; ``majority`` is the rate, on the
+        recordings scored, of the class most frequent in the bundle's training.
     """
     check_space(bundle, space)
     frames = Frames(store.latents(), store.descriptors(), store.recordings())
@@ -210,8 +210,9 @@ def evaluate(bundle: Bundle, space: LatentSpace, store: ActivationStore, *, clip
         classes = prop.classes(frames.descriptors)
         if not (classes >= 0).any():
             continue
+        most_frequent = int(bundle.atlas.tuning[name].frames.argmax())
         metrics["probes"][name] = {
-            reader: score_probe(bundle.probes[f"{name}/{reader}"], values, classes, majority_class(classes))._asdict()
+            reader: score_probe(bundle.probes[f"{name}/{reader}"], values, classes, most_frequent)._asdict()
             for reader, values in inputs.items()
         }
     if isinstance(space, Codec) and bundle.controls:
