@@ -5,7 +5,15 @@ BUNDLE=runs/mine python app.py             # another bundle: a folder, or a Hub 
 GRADIO_SERVER_PORT=8000 python app.py
 """
 
-from ui.page import launch
+import os
+import sys
+
+PORT = os.environ.get("GRADIO_SERVER_PORT", "7860")
+if not (PORT.isdecimal() and int(PORT) < 2**16):  # Gradio reads it while it is imported
+    sys.stderr.write(f"app.py: GRADIO_SERVER_PORT is '{PORT}'; give a whole number from 0 to 65535, such as 7860\n")
+    sys.exit(2)
+
+from ui.page import launch  # noqa: E402
 
 if __name__ == "__main__":
     launch()

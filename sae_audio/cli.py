@@ -1,28 +1,22 @@
-"""The command line: ``sae-audio analyse | steer | generate | eval | push | …`` (also ``python -m sae_audio``).
-
-Exit codes: 0 done, 2 something a user can fix (one line on stderr), 1 our fault (traceback with ``--debug``), 130 interrupted.
-"""
+"""The command line: ``sae-audio analyse | steer | generate | eval | push | …`` (also ``python -m sae_audio``)."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
-import traceback
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
-from io import TextIOWrapper
 from os.path import expanduser
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from sae_audio.cli_dataset import add_dataset_options, dataset_of
 from sae_audio.cli_generate import add_commands
 from sae_audio.cli_hub import add_hub_commands
 from sae_audio.cli_output import write_json
-from sae_audio.errors import ParameterError, SaeAudioError
+from sae_audio.console import Command, Parser, guarded
+from sae_audio.errors import ParameterError
 from sae_audio.files import check_target, write_bytes
 
 if TYPE_CHECKING:
@@ -32,58 +26,6 @@ if TYPE_CHECKING:
 
 DEFAULT_BUNDLE = Path(__file__).resolve().parent.parent / "checkpoints" / "etude"
 FEATURES_SHOWN = 12
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and where help is, and exit with 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> object:
-        """Refuse ``--steps=--``, which Python before 3.13 takes for an empty list."""
-        if action.option_strings and action.nargs is None and arg_strings == ["--"]:
-            raise argparse.ArgumentError(action, "'--' is no value")
-        return super()._get_values(action, arg_strings)
-
-
-def guarded(run: Callable[[], None], debug: bool) -> int:
-    """Run a command and turn what it raises into an exit code and one line on stderr."""
-    if not sys.stderr.isatty():  # nobody watches a bar in a log; read when the client is first imported
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a notebook has others
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
-    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
-    try:
-        run()
-    except SaeAudioError as error:
-        _say(f"error: {error}")
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        sys.stderr.close()
-        return 0
-    except OSError as error:  # a path that the system refuses to look at, a disk that is full
-        if debug:
-            traceback.print_exc()
-        where = "" if error.filename is None else f"'{error.filename}': "
-        _say(f"error: {where}{error.strerror or error}; check the path, its permissions and the space left")
-        return 2
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        _say(f"internal error: {type(error).__name__}: {error} (run again with --debug and report it)")
-        return 1
-    return 0
-
-
-def _say(line: str) -> None:
-    """Print one line on stderr, whatever the names in it hold."""
-    print(" ".join(line.splitlines()), file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +49,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="sae-audio", description="Look into the latent space of an audio model, and steer it.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Command)
     common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
     model = Parser(add_help=False, parents=[common])

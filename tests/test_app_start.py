@@ -46,6 +46,13 @@ def test_a_bundle_that_cannot_be_had_is_said_in_one_line():
     assert len(done.stderr.splitlines()) == 1 and "'runs/there-is-none'" in done.stderr
 
 
+@pytest.mark.parametrize("port", ["abc", "-1", "70000"])
+def test_a_port_that_is_none_is_said_in_one_line(port):
+    done = python("app.py", GRADIO_SERVER_PORT=port)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"app.py: GRADIO_SERVER_PORT is '{port}'; give a whole number from 0 to 65535, such as 7860\n"
+
+
 def test_of_a_visitor_who_left_only_the_states_are_kept():
     demo = page.build()
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)

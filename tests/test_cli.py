@@ -330,6 +330,15 @@ def test_a_folder_of_odd_and_bad_files_trains(tmp_path):
     assert {"loudness", "brightness"} <= set(metrics["probes"])
 
 
+@pytest.mark.parametrize("command", [["steer", "a.wav", "b.wav"], ["spaces", "x"], ["analyse", "a.wav", "--loud", "3"]])
+def test_what_a_command_does_not_know_points_to_its_own_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and is_one_line(err)
+    assert "unrecognized arguments" in err and err.endswith(f"; see sae-audio {command[0]} --help\n")
+
+
 def test_no_words_at_all_show_the_commands(capsys):
     with pytest.raises(SystemExit) as done:
         cli.main([])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from pathlib import Path
@@ -27,6 +28,32 @@ SHIPPED = Path(__file__).parent.parent / "checkpoints" / "etude-codec"
 @pytest.fixture(scope="module")
 def space() -> EtudeCodec:
     return EtudeCodec.load(SHIPPED)
+
+
+BAD_OPTIONS = {
+    "train_codec": {"--minutes": "-1", "--steps": "-1", "--seed": "1.5"},
+    "finish_codec": {"--minutes": "nan", "--steps": "0", "--lr": "0"},
+    "train_flow": {"--minutes": "0", "--steps": "x", "--lr": "-1"},
+}
+
+
+@pytest.mark.parametrize(("module", "option"), [(m, option) for m, options in BAD_OPTIONS.items() for option in options])
+def test_the_trainers_refuse_numbers_in_one_line(module, option, capsys):
+    value = BAD_OPTIONS[module][option]
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(f"sae_audio.etude.{module}").main([option, value])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.count("\n") == 1 and f"argument {option}: '{value}' is no " in err
+
+
+@pytest.mark.parametrize(
+    ("module", "option"), [("finish_codec", "--codec"), ("train_flow", "--codec"), ("train_flow", "--export")]
+)
+def test_the_trainers_say_in_one_line_which_folder_is_missing(module, option, tmp_path, capsys):
+    trainer, nope = importlib.import_module(f"sae_audio.etude.{module}"), str(tmp_path / "nope")
+    assert trainer.main([option, nope, "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: '{nope}' has no config.json") and err.count("\n") == 1
 
 
 def tone(hz: float = 440.0, seconds: float = 1.0, amplitude: float = 0.3) -> torch.Tensor:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "sae_audio"
 
 # The modules of each layer, lowest first; a module imports only from its own layer or below.
 LAYERS = (
-    "spec errors files",
+    "spec errors files console",
     """activity atlas calibration catalogue closed_loop control cores denoising descriptors directions disentanglement
     factors feature_map framing heard inputs markdown metrics naming probes properties property_sets sae spectrum survey
     tally trackers units yin""",

@@ -15,6 +15,7 @@ from tiny_oobleck import NORMS, RATIOS, Vae, archive, tiny_diffusers, tiny_vae
 from sae_audio import cli
 from sae_audio.errors import LatentSpaceError, OutputError
 from sae_audio.latent_spaces import load_latent_space, oobleck, oobleck_archive
+from sae_audio.latent_spaces.loading import read_tensors
 from sae_audio.latent_spaces.oobleck import Oobleck, OobleckArchive, convert, halo
 from sae_audio.latent_spaces.oobleck_names import canonical, infer_config
 
@@ -355,6 +356,12 @@ def test_a_truncated_file(tmp_path, file):
     archive(path) if file == "vae_model.pt" else save_tensors(tiny_vae().state_dict(), path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     refused(tmp_path, "is not a readable checkpoint")
+
+
+def test_a_sound_is_no_checkpoint(tmp_path):
+    (tmp_path / "song.wav").write_bytes(b"RIFF" + bytes(100))
+    with pytest.raises(LatentSpaceError, match=r"song\.wav is not a readable checkpoint: it is neither safetensors nor"):
+        read_tensors(tmp_path / "song.wav")
 
 
 @pytest.mark.parametrize(

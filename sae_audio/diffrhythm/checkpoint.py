@@ -233,6 +233,8 @@ def _compare_json(path: Path, found: DiTConfig) -> None:
 
 
 def _read_config(path: Path) -> tuple[DiTConfig, list[str], float]:
+    if not path.exists():
+        raise LatentSpaceError(f"'{path.parent}' has no config.json; give a generator's folder: it and model.safetensors")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if (values["model"], values["format"]) != (KIND, FORMAT):

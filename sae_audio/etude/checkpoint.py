@@ -44,6 +44,8 @@ def load_codec(folder: Path) -> SpectralVAE:
 
 
 def _read_config(path: Path) -> CodecConfig:
+    if not path.exists():
+        raise LatentSpaceError(f"'{path.parent}' has no config.json; give the folder of an étude codec: it and model.safetensors")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if (values["model"], values["format"]) != ("etude-codec", 1):

@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from sae_audio.console import Parser, guarded, number
 from sae_audio.errors import ParameterError
 from sae_audio.etude.checkpoint import load_codec, save_codec
 from sae_audio.etude.codec import SpectralVAE, compress
 from sae_audio.etude.codec_data import make_batch, render_split
 from sae_audio.etude.codec_loss import CodecLoss
+from sae_audio.files import make_folder
 
 WEIGHTS = {"shape": 0.5, "mel": 2.0, "level": 0.5, "centroid": 0.5}
 CROP_FRAMES, BATCH = 64, 16
@@ -62,21 +64,28 @@ def finish(codec: SpectralVAE, clips: torch.Tensor, steps: int, seed: int, lr: f
     return codec
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, train and return the exit code."""
+    parser = Parser(
+        prog="python -m sae_audio.etude.finish_codec", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--codec", type=Path, default=Path("runs/etude-codec"), help="folder of the codec")
     parser.add_argument("--out", type=Path, default=Path("runs/etude-codec-finished"), help="folder for the result")
-    parser.add_argument("--minutes", type=float, default=150.0, help="length of the synthesised corpus")
-    parser.add_argument("--steps", type=int, default=3000, help="optimiser steps")
-    parser.add_argument("--lr", type=float, default=7e-4, help="first learning rate")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=number(1, 6000), default=150.0, help="length of the synthesised corpus")
+    parser.add_argument("--steps", type=number(1, 1e7, int), default=3000, help="optimiser steps")
+    parser.add_argument("--lr", type=number(1e-8, 1), default=7e-4, help="first learning rate")
+    parser.add_argument("--seed", type=number(0, 2**32 - 1, int), default=0, help="of corpus, weights and batches (default: 0)")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     options = parser.parse_args(argv)
-    codec = load_codec(options.codec)
-    clips = render_split(options.minutes, options.seed, "train")
-    options.out.mkdir(parents=True, exist_ok=True)
-    save_codec(finish(codec, clips, options.steps, options.seed, options.lr), options.out)
+
+    def run() -> None:
+        codec = load_codec(options.codec)
+        make_folder(options.out)
+        clips = render_split(options.minutes, options.seed, "train")
+        save_codec(finish(codec, clips, options.steps, options.seed, options.lr), options.out)
+
+    return guarded(run, options.debug)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
+from sae_audio.console import Parser, guarded, number
 from sae_audio.errors import DataError
 from sae_audio.etude.checkpoint import save_codec
 from sae_audio.etude.codec import CodecConfig, SpectralVAE, compress
@@ -198,18 +199,28 @@ def _learnt(model: SpectralVAE) -> dict[str, torch.nn.Parameter]:
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=Recipe.minutes, help="length of the synthesised corpus")
-    parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimiser steps; 0: the PCA codec")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, train and return the exit code."""
+    parser = Parser(
+        prog="python -m sae_audio.etude.train_codec", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=number(1, 6000), default=Recipe.minutes, help="length of the synthesised corpus")
+    parser.add_argument("--steps", type=number(0, 1e7, int), default=Recipe.steps, help="optimiser steps; 0: the PCA codec")
     parser.add_argument("--out", type=Path, default=Recipe.out, help="folder for the codec")
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument(
+        "--seed", type=number(0, 2**32 - 1, int), default=Recipe.seed, help="of corpus, weights and batches (default: 0)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    recipe = Recipe(**vars(parser.parse_args(argv)))
+    options = vars(parser.parse_args(argv))
+    debug, recipe = options.pop("debug"), Recipe(**options)
     blocks = {"encoder_blocks": 2, "decoder_blocks": 4} if recipe.steps else {}
-    train(recipe, CodecConfig(**blocks))
+
+    def run() -> None:
+        train(recipe, CodecConfig(**blocks))
+
+    return guarded(run, debug)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -31,6 +31,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
+from sae_audio.console import Parser, guarded, number
 from sae_audio.diffrhythm.checkpoint import load_generator, save_generator
 from sae_audio.diffrhythm.dit import DiT, DiTConfig
 from sae_audio.diffrhythm.generator import Generator
@@ -217,24 +218,33 @@ def export(run: Path, out: Path) -> None:
     shutil.copyfile(run / "log.jsonl", out / "log.jsonl")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and train, or export."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=Recipe.minutes, help="length of the synthesised corpus")
-    parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimiser steps")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, train or export, and return the exit code."""
+    parser = Parser(
+        prog="python -m sae_audio.etude.train_flow", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=number(1, 6000), default=Recipe.minutes, help="length of the synthesised corpus")
+    parser.add_argument("--steps", type=number(1, 1e7, int), default=Recipe.steps, help="optimiser steps")
     parser.add_argument("--out", type=Path, default=Recipe.out, help="folder for the model")
     parser.add_argument("--codec", type=Path, default=Recipe.codec, help="folder of the codec")
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--lr", type=float, default=Recipe.lr, help="peak learning rate")
+    parser.add_argument(
+        "--seed", type=number(0, 2**32 - 1, int), default=Recipe.seed, help="of corpus, weights and batches (default: 0)"
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--lr", type=number(1e-8, 1), default=Recipe.lr, help="peak learning rate")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--export", type=Path, metavar="RUN", help="copy the model of this run into --out instead of training")
-    args = vars(parser.parse_args(argv))
-    run = args.pop("export")
-    if run is not None:
-        export(run, args["out"])
-        return
-    train(Recipe(**args))
+    options = vars(parser.parse_args(argv))
+    debug, finished = options.pop("debug"), options.pop("export")
+
+    def run() -> None:
+        if finished is None:
+            train(Recipe(**options))
+        else:
+            export(finished, options["out"])
+
+    return guarded(run, debug)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor, nn
@@ -162,6 +163,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        if path.is_file() and not is_zipfile(path):
+            raise ValueError("it is neither safetensors nor a file of torch.save, PyTorch 1.6 or later")
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # safetensors, zip, pickle and OS errors share no class
         raise LatentSpaceError(f"{path} is not a readable checkpoint: {first_line(error)}") from error
@@ -211,5 +214,6 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its class."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+    """Return the first line of an error's text, without the path that a system's error repeats; else its class."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.strip().splitlines()[0]
