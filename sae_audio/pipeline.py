@@ -278,8 +278,9 @@ def steering(
         yield Stage((2 + number) / stages, doing)
         with torch.inference_mode():
             done = next(edits)
-    steered = _as_input(done.heard.audio, sound, codec)
-    yield Steered(steered, before.descriptors, done.heard.descriptors, mask, before.audio, source, spec)
+    heard = done.heard
+    del audio, measure, latents, pushed, moves, edits, done  # at its own rate the sound is the largest of all: it needs the room
+    yield Steered(_as_input(heard.audio, sound, codec), before.descriptors, heard.descriptors, mask, before.audio, source, spec)
 
 
 def _as_input(audio: Tensor, sound: Sound, codec: Codec) -> Sound:
