@@ -14,7 +14,7 @@ from sae_audio.bundle import HUB_ID
 from sae_audio.diffrhythm.checkpoint import load_diffrhythm, load_generator
 from sae_audio.diffrhythm.generator import Generator
 from sae_audio.diffrhythm.style import resolve_style
-from sae_audio.errors import LatentSpaceError, ParameterError
+from sae_audio.errors import HubError, LatentSpaceError, ParameterError
 from sae_audio.latent_spaces import CHECKPOINTS, DTYPES, SPACES, check_precision
 from sae_audio.spec import LatentSpec
 
@@ -139,16 +139,10 @@ def frames_of(model: Model, seconds: float | None) -> int:
 
 
 def _download(repo: str, revision: str | None) -> Path:
-    """Fetch a generator into the Hub cache and return its folder."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError
+    """Fetch a generator into the Hub's cache and return its folder."""
+    from sae_audio.hub_client import fetch
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=["config.json", "vocab.json", *WEIGHTS]))
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        at = f" at revision '{revision}'" if revision else ""
-        # Only the kind of error: the client's own text can hold request headers and signed addresses.
-        raise LatentSpaceError(
-            f"no generator could be fetched from Hub repository '{repo}'{at} ({type(error).__name__}); check name, network and "
-            f"access, run `hf download {repo}` where there is a network, or give a folder"
-        ) from error
+        return fetch(repo, ("config.json", "vocab.json"), WEIGHTS, revision)
+    except HubError as error:
+        raise LatentSpaceError(f"no generator could be fetched: {error}; or give a folder") from error

@@ -9,12 +9,14 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-from huggingface_hub import constants
+from huggingface_hub import constants, repo_info, snapshot_download
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -193,6 +195,47 @@ def talking(repo_id: str, revision: str | None = None, repo_type: str = "model")
             yield
         except CAUGHT as error:
             raise HubError(explain(error, repo_id, revision, repo_type)) from error
+
+
+def fetch(repo_id: str, files: Iterable[str], weights: Sequence[str], revision: str | None = None) -> Path:
+    """Return the folder, in the Hub's cache, of some files of a model's repository.
+
+    Parameters
+    ----------
+    repo_id : str
+        ``user/name``.
+    files : iterable of str
+        Names, or patterns with ``*``, of what is wanted as far as it is there.
+    weights : sequence of str
+        Names of which the first that is there is wanted, at least one. Where none is, none is in the folder.
+    revision : str, optional
+        Branch, tag or commit; by default the newest of ``main``.
+
+    Returns
+    -------
+    Path
+        ``…/snapshots/<commit>``.
+
+    Raises
+    ------
+    HubError
+        No such repository or revision, not allowed, or out of reach while the cache does not hold all of it.
+    """
+    with talking(repo_id, revision):
+        try:
+            for name in weights:
+                wanted = [*files, name]
+                folder = Path(retried(partial(snapshot_download, repo_id, revision=revision, allow_patterns=wanted)))
+                if (folder / name).is_file():
+                    return folder
+            retried(partial(repo_info, repo_id, revision=revision))  # or it is the cache's share of a repository out of reach
+            return folder
+        except CAUGHT as error:
+            if not unreachable(error):
+                raise
+            command = f"hf download {repo_id}" + (f" --revision {revision}" if revision else "")
+            said = explain(error, repo_id, revision)
+            raise HubError(f"{said}, or run `{command}` where there is a network: the cache does not hold all of it") from error
 
 
 class _Waits(logging.Handler):

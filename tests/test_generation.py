@@ -114,7 +114,7 @@ def test_a_hub_repository_loads(hub, repo_id, tmp_path, model):
     commit = hub.seed(repo_id, tmp_path)
     loaded = load_model(repo_id, revision=commit)
     assert loaded.name == repo_id and torch.equal(loaded.generator.style_table, model.generator.style_table)
-    with pytest.raises(LatentSpaceError, match=r"no generator could be fetched from Hub repository 'nobody/nothing'"):
+    with pytest.raises(LatentSpaceError, match=r"no generator could be fetched: the Hub has no 'nobody/nothing' that"):
         load_model("nobody/nothing")
 
 

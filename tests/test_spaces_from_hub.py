@@ -9,6 +9,7 @@ from tiny_models import BUILDERS, TAPS, noise, split_weights
 
 from sae_audio.cli import main
 from sae_audio.errors import LatentSpaceError, ParameterError
+from sae_audio.generators import load_model
 from sae_audio.latent_spaces import SPACES, load_latent_space
 from sae_audio.latent_spaces.table import CODEC_TYPES, ENCODER_TYPES
 
@@ -76,10 +77,37 @@ def test_a_part_of_a_repository_in_the_cache_is_not_taken_for_all_of_it(how, hub
         hf_hub_download(repo_id, "config.json")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for revision in (None, commit):
-        said = rf"could not be fetched from .*\(\w+\), and the cache does not hold all of it; .*run `hf download {repo_id}"
+        command = f"hf download {repo_id}" + (f" --revision {revision}" if revision else "")
+        said = f"HF_HUB_OFFLINE is set; unset it, or run `{command}` where .*cache does not hold all of it; or pass source=FOLDER"
         with pytest.raises(LatentSpaceError, match=said) as caught:
             load_latent_space("encodec-24khz", source=repo_id, revision=revision)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*trying again in")
+@pytest.mark.parametrize("fault", [{"status": 503}, {"drop": True}], ids=str)
+def test_a_fault_of_the_hub_that_passes_costs_nothing_and_one_that_stays_is_told(fault, hub, repo_id, quick, tmp_path):
+    folder = BUILDERS["encodec-24khz"](tmp_path, "encodec-24khz")
+    commit = hub.seed(repo_id, folder)
+    hub.fail("GET", "/api/models/", **fault, times=2)
+    assert load_latent_space("encodec-24khz", source=repo_id).spec.revision == commit
+    hub.reset()
+    hub.fail("*", "", **fault, times=999)
+    with pytest.raises(LatentSpaceError, match=r"fetched: the Hub .*run `hf download alice/other --revision v1`") as caught:
+        load_latent_space("encodec-24khz", source="alice/other", revision="v1")
+    assert "\n" not in str(caught.value) and "source=FOLDER with config.json and" in str(caught.value)
+    assert load_latent_space("encodec-24khz", source=repo_id).spec.revision == commit  # from the cache
+
+
+def test_a_gated_repository_is_told_with_the_way_in(hub, repo_id, quick, tmp_path, monkeypatch):
+    hub.seed(repo_id, BUILDERS["encodec-24khz"](tmp_path, "encodec-24khz"))
+    hub.configure(repo_id, gated="manual")
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    hint = f"is gated: accept its terms at {hub.endpoint}/{repo_id}, then run `hf auth login`; or"
+    with pytest.raises(LatentSpaceError, match=f"could not be fetched: '{repo_id}' {hint} pass source=FOLDER"):
+        load_latent_space("encodec-24khz", source=repo_id)
+    with pytest.raises(LatentSpaceError, match=f"no generator could be fetched: '{repo_id}' {hint} give a folder"):
+        load_model(repo_id)
 
 
 @pytest.mark.parametrize("name", GENERIC.values())
@@ -105,7 +133,7 @@ def test_a_repository_without_weights_is_named(hub, repo_id):
 
 
 def test_a_repository_that_does_not_exist_is_named(hub):
-    with pytest.raises(LatentSpaceError, match=r"could not be fetched from Hub repository 'alice/nothing'"):
+    with pytest.raises(LatentSpaceError, match=r"could not be fetched: the Hub has no 'alice/nothing' that"):
         load_latent_space("encodec-24khz", source="alice/nothing")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sae_audio.errors import LatentSpaceError, ParameterError
+from sae_audio.errors import HubError, LatentSpaceError, ParameterError
 from sae_audio.latent_spaces.base import Codec, Encoder, LatentSpace, layer_of
 from sae_audio.latent_spaces.loading import is_index, read_config, shards
 from sae_audio.latent_spaces.table import CONFIGS, SPACES, SpaceRow, generic_row
@@ -271,38 +271,21 @@ def _weights_in(row: SpaceRow, folder: Path) -> Path:
 
 
 def _download(name: str, row: SpaceRow, repo: str, revision: str | None) -> Path:
-    """Fetch the checkpoint's files into the Hub cache; the folder returned is named after the commit."""
-    from huggingface_hub import repo_info, snapshot_download
-    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+    """Fetch the checkpoint's files into the Hub's cache; the folder returned is named after the commit."""
+    from sae_audio.hub_client import fetch
 
-    partial_cache = False
     try:
-        for weights in row.weights:
-            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*row.files, weights]))
-            if (folder / weights).is_file():
-                if is_index(folder / weights):
-                    snapshot_download(repo, revision=folder.name, allow_patterns=[*shards(folder / weights)])
-                return folder
-        partial_cache = True  # perhaps: the client gives what it has where the Hub is out of reach
-        repo_info(repo, revision=revision)
-    # What the client lets out: HTTP, file and offline errors, broken transfers (RuntimeError), malformed ids (ValueError).
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        at = f" at revision '{revision}'" if revision else ""
-        if type(error).__name__ == "GatedRepoError":
-            raise LatentSpaceError(
-                f"'{name}': Hub repository '{repo}' is gated; accept its licence at https://huggingface.co/{repo}, then run "
-                "`hf auth login`, or pass source=FOLDER"
-            ) from None
-        only = f" --revision {revision}" if revision else ""
-        absent = partial_cache or isinstance(error, LocalEntryNotFoundError)
-        lacking = ", and the cache does not hold all of it" if absent else ""
-        # Only the kind of error: the client's own text runs over many lines and can hold request headers and signed addresses.
+        folder = fetch(repo, row.files, row.weights, revision)
+        found = next((folder / weights for weights in row.weights if (folder / weights).is_file()), None)
+        if found and is_index(found):
+            fetch(repo, shards(found), (found.name,), folder.name)
+    except HubError as error:
+        raise LatentSpaceError(f"'{name}' could not be fetched: {error}; or pass source=FOLDER with {_files(row)}") from error
+    if not found:
         raise LatentSpaceError(
-            f"'{name}' could not be fetched from Hub repository '{repo}'{at} ({type(error).__name__}){lacking}; check name, "
-            f"network and access, run `hf download {repo}{only}` where there is a network, or pass source=FOLDER with "
-            f"{_files(row)}"
-        ) from error
-    raise LatentSpaceError(f"Hub repository '{repo}' has no {' or '.join(row.weights)}; '{name}' is loaded from {_files(row)}")
+            f"Hub repository '{repo}' has no {' or '.join(row.weights)}; '{name}' is loaded from {_files(row)}"
+        )
+    return folder
 
 
 def _files(row: SpaceRow) -> str:
