@@ -15,9 +15,9 @@ D_IN, D_SAE, FRAMES = 6, 16, 1200
 SPEC = LatentSpec("etude-codec", "checkpoints/etude-codec", None, 16000, 1, 320, D_IN, "mean")
 
 
-def tiny_latents() -> torch.Tensor:
+def tiny_latents(d_in: int = D_IN) -> torch.Tensor:
     g = torch.Generator().manual_seed(0)
-    return torch.randn(FRAMES, D_IN, generator=g) * torch.tensor([0.3, 1, 2, 5, 0.1, 1]) + torch.arange(D_IN)
+    return torch.randn(FRAMES, d_in, generator=g) * torch.tensor([0.3, 1, 2, 5, 0.1, 1]).repeat(d_in)[:d_in] + torch.arange(d_in)
 
 
 def score(accuracy: float) -> dict:
@@ -63,10 +63,10 @@ def calibrated_axis(name: str, via: str, d: int, g: torch.Generator) -> ControlV
     return ControlVector(name, "effect", via, ("up",), torch.randn(1, d, generator=g), doses, responses, torch.zeros(0))
 
 
-def tiny_bundle(variant: str = "topk") -> Bundle:
+def tiny_bundle(variant: str = "topk", *, spec: LatentSpec = SPEC, d_sae: int = D_SAE) -> Bundle:
     g = torch.Generator().manual_seed(0)
-    x = tiny_latents()
-    sae = build_sae(SAEConfig(variant, D_IN, D_SAE, k=3))
+    x = tiny_latents(spec.d_in)
+    sae = build_sae(SAEConfig(variant, spec.d_in, d_sae, k=3))
     sae.fit_scaling(x.mean(0), x.std(0))
     sae.fit_start(x)
     properties = honest_properties()
@@ -74,19 +74,19 @@ def tiny_bundle(variant: str = "topk") -> Bundle:
     recordings = torch.arange(FRAMES) // 400
     acts = sae.encode(x).detach()
     atlas = build_atlas([acts], classes, properties, recordings, 50.0, sae.directions(), recording_names=["a", "b", "ç"])
-    sizes = {"acts": D_SAE, "latents": D_IN}
+    sizes = {"acts": d_sae, "latents": spec.d_in}
     probes = {
         f"{name}/{on}": Probe(name, on, torch.randn(d, p.n_classes, generator=g), torch.randn(p.n_classes, generator=g))
         for name, p in properties.items()
         for on, d in sizes.items()
     }
-    notes = torch.randn(properties["pitch"].n_classes, D_SAE, generator=g)
+    notes = torch.randn(properties["pitch"].n_classes, d_sae, generator=g)
     controls = {"pitch": control.class_control("pitch", "effect", "acts", properties["pitch"].names, notes)}
     for name in ("loudness", "brightness"):
-        controls[name] = calibrated_axis(name, "acts", D_SAE, g)
-        controls[f"{name}/latents"] = calibrated_axis(name, "latents", D_IN, g)
+        controls[name] = calibrated_axis(name, "acts", d_sae, g)
+        controls[f"{name}/latents"] = calibrated_axis(name, "latents", spec.d_in, g)
     return Bundle(
-        spec=SPEC,
+        spec=spec,
         sae=sae.eval(),
         properties=properties,
         probes=probes,
