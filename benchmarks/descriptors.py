@@ -1,8 +1,8 @@
 """Accuracy and speed of the f0 trackers, and speed of all three descriptors together.
 
-    python benchmarks/descriptors.py                                  # 16 clips per synthesiser, yin / librosa.yin / pyin
-    python benchmarks/descriptors.py --clips 4 --trackers yin crepe-tiny
-    python benchmarks/descriptors.py --sources additive               # without fluidsynth
+    python -m benchmarks.descriptors                                  # 16 clips per synthesiser, yin / librosa.yin / pyin
+    python -m benchmarks.descriptors --clips 4 --trackers yin crepe-tiny
+    python -m benchmarks.descriptors --sources additive               # without fluidsynth
 
 Clips are single-voiced test clips of the étude corpus with exact labels; accuracy is mir_eval.melody at 50 cents over frames
 louder than -60 dBFS. Release tails and room count as unvoiced in the labels although they still sound, which puts a floor

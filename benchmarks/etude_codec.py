@@ -1,8 +1,8 @@
-"""How well the étude codec keeps what it hears, and how fast: ``python benchmarks/etude_codec.py``.
+"""How well the étude codec keeps what it hears, and how fast: ``python -m benchmarks.etude_codec``.
 
-    python benchmarks/etude_codec.py                      the table of the README, about two minutes
-    python benchmarks/etude_codec.py --clips 8 --json -   a quick look, machine readable
-    python benchmarks/etude_codec.py --true-magnitudes    what Griffin-Lim alone costs: decodes the exact magnitudes
+    python -m benchmarks.etude_codec                      the table of the README, about two minutes
+    python -m benchmarks.etude_codec --clips 8 --json -   a quick look, machine readable
+    python -m benchmarks.etude_codec --true-magnitudes    what Griffin-Lim alone costs: decodes the exact magnitudes
 
 Original against decoded, on test clips (scores never trained on), grouped by synthesiser and by whether the timbre was held out:
 

@@ -1,7 +1,7 @@
-"""How fast recordings become latents and descriptors on disk: ``python benchmarks/extraction.py``.
+"""How fast recordings become latents and descriptors on disk: ``python -m benchmarks.extraction``.
 
-    python benchmarks/extraction.py                                  the table of the README, a few minutes
-    python benchmarks/extraction.py --seconds 40 --repeats 1 --json  a quick look, machine readable
+    python -m benchmarks.extraction                                  the table of the README, a few minutes
+    python -m benchmarks.extraction --seconds 40 --repeats 1 --json  a quick look, machine readable
 
 Recordings are 10 s of 44.1 kHz stereo WAV, so reading and resampling count. Columns, each the best of the repeats, in seconds of
 audio per second of wall clock:

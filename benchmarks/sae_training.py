@@ -1,9 +1,9 @@
 """One full training step of a TopK SAE, ours against sae-lens, dictionary-learning, sparsify and overcomplete.
 
-    python benchmarks/sae_training.py                     # every case; about 15 minutes on 2 quiet cores, and the first time
-                                                          # some minutes to build an environment per library (1.5 GB of cache)
-    python benchmarks/sae_training.py --quick             # two rounds of one case: does it run?
-    python benchmarks/sae_training.py --peers eai-sparsify --cases 64/2048 --json result.json
+    python -m benchmarks.sae_training                    # every case; about 15 minutes on 2 quiet cores, and the first time
+                                                         # some minutes to build an environment per library (1.5 GB of cache)
+    python -m benchmarks.sae_training --quick            # two rounds of one case: does it run?
+    python -m benchmarks.sae_training --peers eai-sparsify --cases 64/2048 --json result.json
 
 Each implementation has a process and an environment of its own (it sees this interpreter's torch through a .pth file), because
 one library's imports change how another runs. Processes take turns, round by round, in an order that is reversed each round; the

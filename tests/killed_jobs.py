@@ -46,7 +46,10 @@ def codec(inputs, folder: Path, resume: bool) -> None:
     out, clips = folder / "codec", inputs["clips"]
     again = resume and (out / "training.safetensors").exists()
     recipe = train_codec.Recipe(steps=12, out=out, resume=again, batch_size=2, crop_frames=16, eval_every=3)
-    train_codec.fit(recipe, CodecConfig(width=16, encoder_blocks=1, decoder_blocks=1), clips, clips[:1])
+    model = train_codec.fit(recipe, CodecConfig(width=16, encoder_blocks=1, decoder_blocks=1), clips, clips[:1])
+    state = out / train_codec.FINISHING
+    train_codec.finish(model, clips, 4, 0, state=state, resume=state.exists(), save_every=2)
+    train_codec.save_codec(model, out)
 
 
 def flow(inputs, folder: Path, resume: bool) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from safetensors.torch import load_file, save_file
 import sae_audio.latent_spaces.etude as adapter
 from sae_audio.descriptors import describe
 from sae_audio.errors import LatentSpaceError, ParameterError
+from sae_audio.etude import train_codec
 from sae_audio.etude.checkpoint import load_codec, save_codec
 from sae_audio.etude.codec import CodecConfig, Posterior, SpectralVAE, compress, expand
 from sae_audio.etude.codec_data import make_batch
 from sae_audio.etude.codec_loss import CodecLoss, kl_divergence
+from sae_audio.etude.finish_codec import finish
 from sae_audio.etude.phase import turns_per_hop
 from sae_audio.etude.train_codec import Recipe, fit, learning_rate
 from sae_audio.latent_spaces.etude import EtudeCodec
@@ -265,3 +268,47 @@ def test_training_resumes_where_it_stopped(tmp_path):
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-6, rtol=1e-5)
     assert [json.loads(line)["step"] for line in (killed / "log.jsonl").read_text().splitlines()] == [2, 4]
+
+
+class InterruptedAt:
+    """Clips that interrupt the run when they are used so many times; a batch uses them twice."""
+
+    def __init__(self, clips, uses):
+        self.clips, self.uses, self.shape = clips, uses, clips.shape
+
+    def __len__(self):
+        return len(self.clips)
+
+    def __getitem__(self, where):
+        self.uses -= 1
+        if not self.uses:
+            raise KeyboardInterrupt
+        return self.clips[where]
+
+
+def test_finishing_trains_the_decoder_alone_and_resumes_where_it_stopped(tmp_path):
+    clips = 0.1 * torch.randn(2, 32_000, generator=torch.Generator().manual_seed(0))
+    start = SpectralVAE(CodecConfig(width=16, encoder_blocks=1, decoder_blocks=1)).state_dict()
+
+    def finished(clips, name, resume=False):
+        codec = SpectralVAE(CodecConfig(width=16, encoder_blocks=1, decoder_blocks=1))
+        codec.load_state_dict(start)
+        return finish(codec, clips, 5, 0, state=tmp_path / name, resume=resume, save_every=2).state_dict()
+
+    whole = finished(clips, "whole")
+    assert {name.split(".")[0] for name, value in whole.items() if not torch.equal(value, start[name])} == {"decoder"}
+    with pytest.raises(KeyboardInterrupt):
+        finished(InterruptedAt(clips, 7), "killed")  # in the fourth step, when two are saved
+    resumed = finished(clips, "killed", resume=True)
+    assert all(torch.equal(resumed[name], value) for name, value in whole.items())
+
+
+def test_one_command_trains_and_finishes(tmp_path, monkeypatch):
+    clips = 0.1 * torch.randn(2, 32_000, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(train_codec, "render_split", lambda minutes, seed, split: clips)  # rendering needs fluidsynth
+    recipe = Recipe(steps=2, finish_steps=3, out=tmp_path, batch_size=2, crop_frames=16, eval_every=2)
+    train_codec.train(recipe, CodecConfig(width=16, encoder_blocks=1, decoder_blocks=1))
+    assert {path.name for path in tmp_path.iterdir()} >= {"config.json", "model.safetensors", train_codec.FINISHING}
+    before = load_codec(tmp_path).state_dict()
+    train_codec.train(replace(recipe, resume=True), CodecConfig(width=16, encoder_blocks=1, decoder_blocks=1))
+    assert all(torch.equal(value, before[name]) for name, value in load_codec(tmp_path).state_dict().items())

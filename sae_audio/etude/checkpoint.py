@@ -1,4 +1,4 @@
-"""The étude codec on disk: ``config.json`` and ``model.safetensors`` in one folder."""
+"""The étude codec on disk: ``config.json`` and ``model.safetensors`` in one folder; and the state of its training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from sae_audio.errors import LatentSpaceError, ParameterError
+from sae_audio.errors import DataError, LatentSpaceError, ParameterError
 from sae_audio.etude.codec import CodecConfig, SpectralVAE
 from sae_audio.files import make_folder, write_bytes
 
@@ -70,3 +70,28 @@ def _check(found: dict[str, Tensor], expected: dict[str, Tensor], folder: Path) 
         if tensor.shape != expected[name].shape:
             shapes = f"{list(tensor.shape)}; its config asks for {list(expected[name].shape)}"
             raise LatentSpaceError(f"étude codec in {folder}: {name} has shape {shapes}")
+
+
+def save_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimizer) -> None:
+    """Write weights, Adam's moments and the step, atomically."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for name, state in zip(learnt(model), optimizer.state_dict()["state"].values(), strict=True):
+        tensors |= {f"{key}.{name}": value for key, value in state.items()}
+    write_bytes(path, save({name: value.contiguous() for name, value in tensors.items()}), alone=True)
+
+
+def load_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimizer) -> int:
+    """Read what ``save_training`` wrote and return the number of steps already taken."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist, so there is nothing to resume; run without --resume")
+    tensors = load_file(path)
+    model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
+    keys = ("step", "exp_avg", "exp_avg_sq")
+    state = {i: {key: tensors[f"{key}.{name}"] for key in keys} for i, name in enumerate(learnt(model))}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(tensors[f"step.{next(iter(learnt(model)))}"])
+
+
+def learnt(model: SpectralVAE) -> dict[str, torch.nn.Parameter]:
+    """Return the parameters that are trained."""
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}

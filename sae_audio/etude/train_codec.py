@@ -1,13 +1,14 @@
 """Train the étude codec: ``python -m sae_audio.etude.train_codec``.
 
-    python -m sae_audio.etude.train_codec                          the shipped codec, 35 CPU-minutes
+    python -m sae_audio.etude.train_codec                          like the shipped codec; an hour and a half of one core
     python -m sae_audio.etude.train_codec --steps 0                the PCA codec, a minute
     python -m sae_audio.etude.train_codec --resume                 go on after an interruption
     python -m sae_audio.etude.train_codec --resume --steps 20000   go on for longer (before the last quarter)
 
-``--out`` gets ``config.json`` and ``model.safetensors`` (the codec), ``log.jsonl`` (one line per evaluation) and
-``training.safetensors`` (weights and optimiser, for ``--resume``). The learning rate stays constant and falls to zero over the
-last quarter of the steps, so that a run can be extended from any checkpoint before that.
+First encoder and decoder together, then the decoder alone (``finish_codec.py``; ``--finish-steps 0`` leaves that out). ``--out``
+gets ``config.json`` and ``model.safetensors`` (the codec), ``log.jsonl`` (one line per evaluation), ``training.safetensors`` and
+``finishing.safetensors`` (weights and optimiser of the two stages, for ``--resume``). The first stage's learning rate stays the
+same and falls to zero over the last quarter of the steps, so that a run can be extended from any checkpoint before that.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
 from sae_audio.console import Parser, guarded, number
-from sae_audio.errors import DataError
-from sae_audio.etude.checkpoint import save_codec
+from sae_audio.etude.checkpoint import learnt, load_training, save_codec, save_training
 from sae_audio.etude.codec import CodecConfig, SpectralVAE, compress
 from sae_audio.etude.codec_data import make_batch, render_split
 from sae_audio.etude.codec_loss import CodecLoss
-from sae_audio.files import append_row, make_folder, read_rows, write_bytes, write_rows
+from sae_audio.etude.finish_codec import finish
+from sae_audio.files import append_row, make_folder, read_rows, write_rows
 
+FINISHING = "finishing.safetensors"
 PCA_FRAMES = 60_000
 """Frames that the PCA and the latents' mean and standard deviation are estimated on."""
 
@@ -43,6 +44,8 @@ class Recipe:
     """Length of the whole corpus; 70 % of it is trained on."""
     steps: int = 5000
     """Optimiser steps; 0 stops at the PCA codec."""
+    finish_steps: int = 8500
+    """Optimiser steps of the decoder alone, after that."""
     out: Path = Path("runs/etude-codec")
     """Folder for the codec, the log and the checkpoint."""
     resume: bool = False
@@ -128,24 +131,31 @@ def evaluate(model: SpectralVAE, loss: CodecLoss, clips: Tensor) -> dict[str, fl
 
 
 def train(recipe: Recipe, config: CodecConfig) -> SpectralVAE:
-    """Synthesise the corpus, train a codec on its training split and write it to ``recipe.out``."""
+    """Synthesise the corpus, train a codec on its training split, finish it and write it to ``recipe.out``."""
     clips = render_split(recipe.minutes, recipe.seed, "train")
     held = render_split(min(recipe.minutes, 20), recipe.seed, "validation")
-    return fit(recipe, config, clips, held)
+    model = fit(recipe, config, clips, held)
+    if recipe.steps and recipe.finish_steps:
+        state = recipe.out / FINISHING
+        finish(model, clips, recipe.finish_steps, recipe.seed, state=state, resume=state.exists())
+        save_codec(model, recipe.out)
+    return model
 
 
 def fit(recipe: Recipe, config: CodecConfig, clips: Tensor, held: Tensor) -> SpectralVAE:
-    """Train on clips ``[clips, N]``, watch held-out clips ``[clips, N]`` and write the codec to ``recipe.out``."""
+    """Train both halves on clips ``[clips, N]``, watch held-out clips ``[clips, N]`` and write the codec to ``recipe.out``."""
     make_folder(recipe.out)
     log, state = recipe.out / "log.jsonl", recipe.out / "training.safetensors"
     model, loss = _new(recipe, config), CodecLoss(config)
-    optimizer = torch.optim.AdamW(_learnt(model).values(), recipe.lr, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(learnt(model).values(), recipe.lr, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
     if recipe.resume:
         first = load_training(state, model, optimizer)
     else:
         first = 0
         state.unlink(missing_ok=True)  # of another run
         fit_pca(model, clips, recipe.seed)
+    if first < recipe.steps:
+        (recipe.out / FINISHING).unlink(missing_ok=True)  # it began where this will not end
     write_rows(log, read_rows(log, first) if first else [])
     began = time.process_time()
     for step in tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc="train codec", unit="step"):
@@ -175,30 +185,6 @@ def _draw(model: SpectralVAE, clips: Tensor, recipe: Recipe, step: int) -> tuple
     return batch, torch.randn(*batch.shape[:2], model.config.d_latent, generator=generator)
 
 
-def save_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimizer) -> None:
-    """Write weights, Adam's moments and the step, atomically."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    for name, state in zip(_learnt(model), optimizer.state_dict()["state"].values(), strict=True):
-        tensors |= {f"{key}.{name}": value for key, value in state.items()}
-    write_bytes(path, save({name: value.contiguous() for name, value in tensors.items()}), alone=True)
-
-
-def load_training(path: Path, model: SpectralVAE, optimizer: torch.optim.Optimizer) -> int:
-    """Read what ``save_training`` wrote and return the number of steps already taken."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist, so there is nothing to resume; run without --resume")
-    tensors = load_file(path)
-    model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
-    keys = ("step", "exp_avg", "exp_avg_sq")
-    state = {i: {key: tensors[f"{key}.{name}"] for key in keys} for i, name in enumerate(_learnt(model))}
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(tensors[f"step.{next(iter(_learnt(model)))}"])
-
-
-def _learnt(model: SpectralVAE) -> dict[str, torch.nn.Parameter]:
-    return {name: value for name, value in model.named_parameters() if value.requires_grad}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, train and return the exit code."""
     parser = Parser(
@@ -206,6 +192,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--minutes", type=number(1, 6000), default=Recipe.minutes, help="length of the synthesised corpus")
     parser.add_argument("--steps", type=number(0, 1e7, int), default=Recipe.steps, help="optimiser steps; 0: the PCA codec")
+    parser.add_argument(
+        "--finish-steps", type=number(0, 1e7, int), default=Recipe.finish_steps, help="steps of the decoder alone, after that"
+    )
     parser.add_argument("--out", type=Path, default=Recipe.out, help="folder for the codec")
     parser.add_argument(
         "--seed", type=number(0, 2**32 - 1, int), default=Recipe.seed, help="of corpus, weights and batches (default: 0)"
