@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from experiments._clips import states
+from sae_audio import metrics
 from sae_audio.latent_spaces import Encoder
-from sae_audio.metrics import balanced_accuracy, dead_share, fvu, l0
+from sae_audio.metrics import balanced_accuracy
 from sae_audio.probes import fit_probe
 from sae_audio.readers import readers
 from sae_audio.sae import SAE, SAEConfig, build_sae
@@ -230,13 +231,10 @@ def encode(sae: SAE, latents: Tensor) -> Tensor:
     return torch.cat([sae.encode(part) for part in latents.split(4096)])
 
 
-@torch.no_grad()
 def reconstruction(sae: SAE, latents: Tensor) -> dict:
     """Return what is lost on held-out latents: fvu, squared error per channel, active features and features that never fire."""
-    acts = encode(sae, latents)
-    rebuilt = sae.decode(acts)
-    error = float((rebuilt - latents).square().mean())
-    return {"fvu": fvu(latents, rebuilt), "mse": error, "l0": l0(acts), "dead": dead_share(acts)}
+    found = metrics.reconstruction(sae, latents.flatten(0, -2))
+    return {"fvu": found.fvu, "mse": found.mse, "l0": found.l0, "dead": found.dead_share}
 
 
 def frame_codes(corpus: Corpus, job: Job, sizes: Sizes, train: Tensor) -> tuple[Tensor, dict]:

@@ -19,7 +19,7 @@ from sae_audio.heard import Measure, isolation
 from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces.base import Codec, LatentSpace
 from sae_audio.listener import listener
-from sae_audio.metrics import fvu, l0, matched_cosines, r2
+from sae_audio.metrics import matched_cosines, r2, reconstruction
 from sae_audio.probes import Probe, ProbeScore, fit_probe, fit_ridge, majority_class, score_probe
 from sae_audio.properties import Property
 from sae_audio.readers import Reader
@@ -60,7 +60,7 @@ def stability(sae: SAE, others: Sequence[SAE], latents: Tensor) -> dict:
         ``seeds`` (number of others), ``steady`` and ``random``, each with ``mean_cosine`` and ``above_0.7``, ``above_0.9``:
         shares of the matched features, averaged over the others.
     """
-    dictionaries = [one.W_dec.detach()[_fires(one, latents)] for one in (sae, *others)]
+    dictionaries = [one.W_dec.detach()[reconstruction(one, latents).fires] for one in (sae, *others)]
     chance = [decoder_rows(len(rows), sae.config.d_in, 1_000 + i) for i, rows in enumerate(dictionaries)]
     return {"seeds": len(others), "steady": _alike(dictionaries), "random": _alike(chance)}
 
@@ -71,12 +71,6 @@ def _alike(dictionaries: Sequence[Tensor]) -> dict:
     cosines = [matched_cosines(first, other).double() for other in rest]
     shares = {f"above_{level}": sum(float((c > level).double().mean()) for c in cosines) / len(cosines) for level in ALIKE}
     return {"mean_cosine": sum(float(c.mean()) for c in cosines) / len(cosines), **shares}
-
-
-@torch.no_grad()
-def _fires(sae: SAE, latents: Tensor) -> Tensor:
-    """Features that fire at least once, bool [d_sae]."""
-    return torch.stack([(sae.encode(part) > 0).any(0) for part in sae.blocks(latents)]).any(0)
 
 
 def probe_table(
@@ -114,21 +108,14 @@ def regression_r2(read: Reader, property: str, train: Frames, test: Frames) -> f
     return r2((read(test.latents) @ weight + bias)[defined], target[defined])
 
 
-@torch.no_grad()
 def reconstruction_metrics(sae: SAE, frames: Frames) -> dict[str, float]:
     """Return fvu, l0, sparsity and the share of features that never fire, on held-out frames."""
-    active, fires, rebuilt = 0.0, torch.zeros(sae.config.d_sae, dtype=torch.bool), []
-    for part in sae.blocks(frames.latents):
-        acts = sae.encode(part)
-        active += l0(acts) * len(part)
-        fires |= (acts > 0).any(0)
-        rebuilt.append(sae.decode(acts))
-    per_frame = active / len(frames.latents)
+    found = reconstruction(sae, frames.latents)
     return {
-        "fvu": fvu(frames.latents, torch.cat(rebuilt)),
-        "l0": per_frame,
-        "sparsity": 1 - per_frame / sae.config.d_sae,
-        "dead_share": float((~fires).float().mean()),
+        "fvu": found.fvu,
+        "l0": found.l0,
+        "sparsity": 1 - found.l0 / sae.config.d_sae,
+        "dead_share": found.dead_share,
         "n_frames": len(frames.latents),
         "n_recordings": frames.recordings.unique().numel(),
     }
@@ -149,7 +136,7 @@ def control_trials(vector: ControlVector, sae: SAE, clips: Clips, measure: Measu
 
 
 def isolation_of(trial: Trial, spread: Sequence[float]) -> float:
-    """Return the trial's on-target over off-target change; see ``calibration.isolation``."""
+    """Return the trial's on-target over off-target change; see ``heard.isolation``."""
     return isolation(trial.reached, trial.stray, AXES.index(trial.property), spread)
 
 

@@ -1,15 +1,18 @@
 """Every number this project reports, defined once. Pure functions of tensors.
 
-SAE:     fvu, l0, dead_share, matched_cosines
+SAE:     fvu, l0, reconstruction, matched_cosines
 probes:  accuracy, balanced_accuracy, within_one_bin, r2, proportion_interval
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from sae_audio.errors import ParameterError
+from sae_audio.sae import SAE
 
 
 def _check_same(name: str, a: Tensor, b: Tensor) -> None:
@@ -43,8 +46,14 @@ def fvu(x: Tensor, x_hat: Tensor) -> float:
     """
     _check_same("fvu", x, x_hat)
     frames = x.detach().reshape(-1, x.shape[-1]).double()
-    error = (frames - x_hat.detach().reshape(frames.shape).double()).pow(2).sum()
-    return float(error / (frames - frames.mean(0)).pow(2).sum())
+    error, spread = _squares(frames, x_hat.detach().reshape(frames.shape), frames.mean(0))
+    return float(error / spread)
+
+
+def _squares(x: Tensor, x_hat: Tensor, mean: Tensor) -> Tensor:
+    """Σ‖x − x̂‖² and Σ‖x − x̄‖², float64 [2]."""
+    x = x.double()
+    return torch.stack([(x - x_hat.double()).pow(2).sum(), (x - mean).pow(2).sum()])
 
 
 def l0(acts: Tensor) -> float:
@@ -52,9 +61,53 @@ def l0(acts: Tensor) -> float:
     return float((acts != 0).sum(-1).double().mean())
 
 
-def dead_share(acts: Tensor) -> float:
-    """Return the fraction of features that are active in no frame of activations ``[..., d_sae]``."""
-    return float((acts == 0).reshape(-1, acts.shape[-1]).all(0).double().mean())
+class Reconstruction(NamedTuple):
+    """What an SAE keeps of latents, and with what."""
+
+    fvu: float
+    """Fraction of variance unexplained; see ``fvu``."""
+    mse: float
+    """Mean squared error per channel, in latent units squared."""
+    l0: float
+    """Mean count of active features per frame."""
+    fires: Tensor
+    """bool [d_sae]: features active in at least one frame."""
+
+    @property
+    def dead_share(self) -> float:
+        """Fraction of features that are active in no frame."""
+        return 1 - float(self.fires.double().mean())
+
+
+@torch.no_grad()
+def reconstruction(sae: SAE, latents: Tensor) -> Reconstruction:
+    """Return how well an SAE keeps latents and with how many features, for any number of frames in the memory of one block.
+
+    Parameters
+    ----------
+    sae : SAE
+        On any device.
+    latents : Tensor [N >= 1, d_in]
+        Frames, in memory or memory-mapped.
+
+    Examples
+    --------
+    >>> from sae_audio.sae import SAEConfig, build_sae
+    >>> sae = build_sae(SAEConfig("topk", 4, 8, k=2))
+    >>> found = reconstruction(sae, torch.randn(100, 4, generator=torch.Generator().manual_seed(0)))
+    >>> found.l0 <= 2, found.fires.shape
+    (True, torch.Size([8]))
+    """
+    blocks = sae.blocks(latents.detach())
+    mean = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(latents)
+    squares, active, fires = torch.zeros(2, dtype=torch.float64), 0, torch.zeros(sae.config.d_sae, dtype=torch.bool)
+    for block in blocks:
+        acts = sae.encode(block.to(sae.W_dec))
+        squares += _squares(block, sae.decode(acts).cpu(), mean)
+        active += int((acts != 0).sum())
+        fires |= (acts != 0).any(0).cpu()
+    error, spread = squares
+    return Reconstruction(float(error / spread), float(error / latents.numel()), active / len(latents), fires)
 
 
 def accuracy(predicted: Tensor, target: Tensor) -> float:

@@ -7,6 +7,7 @@ import torch
 
 from sae_audio import metrics
 from sae_audio.errors import ParameterError
+from sae_audio.sae import SAEConfig, build_sae
 
 X = torch.tensor([[0.0, 0.0], [2.0, 4.0]])
 
@@ -42,8 +43,27 @@ def test_shapes_must_match(other):
 def test_sparsity_counts_by_hand():
     acts = torch.tensor([[0.0, 1.0, 2.0, 0.0], [0.0, 0.0, 0.5, 0.0]])
     assert metrics.l0(acts) == 1.5
-    assert metrics.dead_share(acts) == 0.5
     assert metrics.l0(acts.view(1, 2, 4)) == 1.5
+
+
+def test_reconstruction_by_blocks_is_that_of_the_whole(monkeypatch):
+    sae = build_sae(SAEConfig("topk", 4, 32, k=2), seed=1)
+    x = torch.randn(333, 4, generator=torch.Generator().manual_seed(0)) + torch.tensor([0.0, 1, -2, 3])
+    sae.fit_scaling(x.mean(0), x.std(0))
+    with torch.no_grad():
+        sae.b_enc[:10] = -100  # ten features never fire
+        acts = sae.encode(x)
+        rebuilt = sae.decode(acts)
+    monkeypatch.setattr("sae_audio.sae.base.DENSE", 50 * 32)
+    found = metrics.reconstruction(sae, x)
+    assert len(sae.blocks(x)) == 7
+    assert found.fvu == pytest.approx(metrics.fvu(x, rebuilt), rel=1e-4)
+    assert found.mse == pytest.approx(float((x - rebuilt).square().mean()), rel=1e-4)
+    assert found.l0 == pytest.approx(metrics.l0(acts), rel=1e-3)
+    silent = [j for j in range(32) if not acts[:, j].any()]
+    assert set(range(10)) <= set(silent) and found.fires.logical_not().nonzero().flatten().tolist() == silent
+    assert found.dead_share == pytest.approx(len(silent) / 32)
+    assert metrics.reconstruction(sae, x.half()).fvu == pytest.approx(found.fvu, rel=0.05)
 
 
 def test_class_scores_by_hand():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_audio.errors import ParameterError
-from sae_audio.metrics import dead_share, fvu, l0
+from sae_audio.metrics import fvu, l0, reconstruction
 from sae_audio.sae import VARIANTS, SAEConfig, build_sae
 from sae_audio.sae.auxk import auxk_loss
 from sae_audio.sae.init import geometric_median, least_squares_scale, threshold_for_l0
@@ -382,7 +382,7 @@ def test_auxk_keeps_a_wide_dictionary_alive():
     for coefficient in (0.0, 1 / 32):
         config = SAEConfig("topk", 32, 1024, k=8, dead_after=20_000, aux_coefficient=coefficient)
         sae = train_sae(frames[:50_000], config, TrainConfig(steps=1000, batch_size=1024, lr=1e-2), progress=False).sae
-        idle[coefficient] = dead_share(sae.encode(frames[50_000:]))
+        idle[coefficient] = reconstruction(sae, frames[50_000:]).dead_share
     assert idle[0.0] > 0.15 and idle[1 / 32] < 0.05
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from sae_audio.errors import DataError, ParameterError
 from sae_audio.files import append_row, make_folder, read_rows, write_rows
-from sae_audio.metrics import fvu
+from sae_audio.metrics import fvu, reconstruction
 from sae_audio.sae import SAE, SAEConfig, build_sae
 from sae_audio.sae.base import BatchResult
 from sae_audio.training import checkpoint
@@ -65,8 +65,7 @@ def thinned(latents: Tensor) -> Tensor:
     return latents[:: -(-len(latents) // MOST_FRAMES)].float()
 
 
-@torch.no_grad()
-def evaluate(sae: SAE, latents: Tensor, rows: int = 4096) -> dict[str, float]:
+def evaluate(sae: SAE, latents: Tensor) -> dict[str, float]:
     """Return ``fvu`` and ``l0`` of an SAE on latents.
 
     Parameters
@@ -75,16 +74,9 @@ def evaluate(sae: SAE, latents: Tensor, rows: int = 4096) -> dict[str, float]:
         On any device.
     latents : Tensor [N, d_in]
         Latents; of more than 200,000 frames an evenly spread part is taken.
-    rows : int
-        Frames encoded at a time.
     """
-    latents = thinned(latents)
-    parts, active = [], 0
-    for chunk in latents.split(rows):
-        acts = sae.encode(chunk.to(sae.W_dec.device))
-        parts.append(sae.decode(acts).cpu())
-        active += int((acts > 0).sum())
-    return {"fvu": fvu(latents, torch.cat(parts)), "l0": active / len(latents)}
+    found = reconstruction(sae, thinned(latents))
+    return {"fvu": found.fvu, "l0": found.l0}
 
 
 def check_latents(latents: Tensor, config: SAEConfig) -> None:
