@@ -150,6 +150,17 @@ def write(path: str | os.PathLike, samples: Tensor, sample_rate: int, *, bits: i
     write_bytes(path, buffer.getbuffer())
 
 
+def full_scale_gain(*sounds: Sound) -> float:
+    """Return the factor that brings sounds together to just within full scale, ±1; it is 1 where none goes beyond."""
+    peak = max(_peak(sound.samples) for sound in sounds)
+    return 1.0 if peak <= 1 else (1 - 2**-15) / peak
+
+
+def lowered(sound: Sound, gain: float) -> Sound:
+    """Return a sound times a factor, such as that of ``full_scale_gain``; the same object where it is 1."""
+    return sound if gain == 1 else sound._replace(samples=sound.samples * gain)
+
+
 def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """Resample with torchaudio's windowed sinc (Hann, 16 zero crossings), block by block: beside the result there is no copy.
 
@@ -360,9 +371,12 @@ def _all_finite(samples: Tensor) -> bool:
     return bool(torch.stack(samples.aminmax()).isfinite().all())
 
 
+def _peak(samples: Tensor) -> float:
+    return float(torch.stack(samples.aminmax()).abs().max())
+
+
 def _warn_of_clipping(samples: Tensor) -> None:
-    peak = float(torch.stack(samples.aminmax()).abs().max())
-    if peak > 1:
+    if (peak := _peak(samples)) > 1:
         over = 20 * math.log10(peak)
         warnings.warn(f"the sound was clipped: its peak is {over:.1f} dB over full scale; lower it by that much", stacklevel=3)
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from sae_audio.cli_dataset import add_dataset_options, dataset_of
 from sae_audio.cli_generate import add_commands
 from sae_audio.cli_hub import add_hub_commands
-from sae_audio.cli_output import write_json
+from sae_audio.cli_output import check_outputs, lowered_lines, write_figure, write_json
 from sae_audio.console import Command, Parser, guarded
 from sae_audio.errors import ParameterError
-from sae_audio.files import check_target, write_bytes
+from sae_audio.files import check_target
 
 if TYPE_CHECKING:
     from sae_audio.activations import Source
@@ -33,26 +33,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
 
     def run() -> None:
-        _check_outputs(arguments)
+        if arguments.run is _steer and arguments.output is None and Path(arguments.file).is_file():
+            arguments.output = Path(arguments.file).with_suffix(".steered.wav")
+        check_outputs(arguments)
         arguments.run(arguments)
 
     return guarded(run, arguments.debug)
 
 
-def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot be written before the work, not after it."""
-    for name in ("json", "plot", "probes", "output"):
-        target = getattr(arguments, name, None)
-        if target is not None and not (name == "json" and target == "-"):
-            check_target(target)
-
-
 def _parser() -> Parser:
     parser = Parser(prog="sae-audio", description="Look into the latent space of an audio model, and steer it.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Command)
-    common = Parser(add_help=False)
+    common = Command(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks")
-    model = Parser(add_help=False, parents=[common])
+    model = Command(add_help=False, parents=[common])
     model.add_argument("--source", help="folder, file or Hub id of the model's checkpoint (default: where the bundle says)")
     model.add_argument(
         "--source-revision", metavar="R", help="branch, tag or commit of the model on the Hub (default: the bundle's)"
@@ -62,7 +56,7 @@ def _parser() -> Parser:
     model.add_argument(
         "--trust-remote-code", action="store_true", help="run the Python code that comes with a checkpoint such as MERT's"
     )
-    bundled = Parser(add_help=False, parents=[model])
+    bundled = Command(add_help=False, parents=[model])
     bundled.add_argument(
         "--bundle", default=str(DEFAULT_BUNDLE), help="folder or Hub id of a bundle (default: the shipped étude)"
     )
@@ -115,7 +109,7 @@ def _parser() -> Parser:
     convert.add_argument(
         "source", type=expanduser, metavar="SOURCE", help="vae_model.pt, model.safetensors, model.ckpt, or its folder"
     )
-    convert.add_argument("output", type=expanduser, metavar="OUT", help="folder for config.json and the weights as safetensors")
+    convert.add_argument("folder", type=expanduser, metavar="OUT", help="folder for config.json and the weights as safetensors")
     convert.add_argument("--space", choices=("stable-audio-vae", "diffrhythm-vae"), required=True, help="what the VAE is")
     convert.set_defaults(run=_convert)
 
@@ -140,26 +134,25 @@ def _analyse(arguments: argparse.Namespace) -> None:
         print(f"\nnext: python -m sae_audio steer {arguments.file} --pitch +5 --loudness -6 --brightness +0.5{other}")
     write_json(arguments.json, summary)
     if arguments.probes:
-        from sae_audio.plots import png, posteriors
+        from sae_audio.plots import posteriors
 
-        write_bytes(
-            arguments.probes, png(posteriors(view.posteriors, bundle.properties, view.descriptors, bundle.spec.frame_rate))
-        )
+        rate = bundle.spec.frame_rate
+        write_figure(arguments.probes, posteriors(view.posteriors, bundle.properties, view.descriptors, rate))
     if arguments.plot:
         import torch
 
-        from sae_audio.plots import activation_heatmap, png
+        from sae_audio.plots import activation_heatmap
 
         shown = view.top_features[:FEATURES_SHOWN]
         labels = [f"{i} {bundle.atlas.feature(i).name.text}" for i in shown]
         rate = bundle.spec.frame_rate
         acts = view.acts.index_select(1, torch.tensor(shown, dtype=torch.int64)).to_dense()
         figure = activation_heatmap(view.audio, bundle.spec.sample_rate, acts, labels, rate)
-        write_bytes(arguments.plot, png(figure))
+        write_figure(arguments.plot, figure)
 
 
 def _steer(arguments: argparse.Namespace) -> None:
-    from sae_audio.audio import read, write
+    from sae_audio.audio import full_scale_gain, lowered, read, write
     from sae_audio.bundle import Bundle
     from sae_audio.cli_moves import parse_features
     from sae_audio.pipeline import steer
@@ -170,22 +163,23 @@ def _steer(arguments: argparse.Namespace) -> None:
     if not features and moves == {"pitch": "0", "loudness": 0.0, "brightness": 0.0}:
         raise ParameterError("nothing to steer; give at least one of --pitch, --loudness, --brightness, --feature")
     sound = read(arguments.file, max_minutes=arguments.max_minutes)
-    output = Path(arguments.output) if arguments.output else Path(arguments.file).with_suffix(".steered.wav")
     bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
     space = _space_of(bundle, arguments)
     span = {"start": arguments.start, "stop": arguments.stop}
     steered = steer(bundle, sound, moves, features=features, hold=arguments.hold, space=space, **span)
-    write(output, steered.sound.samples, steered.sound.sample_rate, bits=arguments.bits)
-    summary = describe_change(steered.sound, steered.before, steered.after, steered.mask)
+    gain = full_scale_gain(steered.sound)
+    written, after = lowered(steered.sound, gain), steered.after._replace(rms=steered.after.rms * gain)
+    write(arguments.output, written.samples, written.sample_rate, bits=arguments.bits)
+    summary = describe_change(written, steered.before, after, steered.mask)
     if arguments.json != "-":
-        print("\n".join([*change_lines(summary), f"wrote {output}"]))
-    write_json(arguments.json, {**summary, "output": str(output)})
+        print("\n".join([*change_lines(summary), *lowered_lines(gain), f"wrote {arguments.output}"]))
+    write_json(arguments.json, {**summary, "gain": gain, "output": str(arguments.output)})
     if arguments.plot:
         from sae_audio.descriptors import Descriptors
-        from sae_audio.plots import before_after, png
+        from sae_audio.plots import before_after
 
-        before, after = (Descriptors(*(column[0] for column in side)) for side in (steered.before, steered.after))
-        write_bytes(arguments.plot, png(before_after(before, after, bundle.spec.frame_rate)))
+        before, after = (Descriptors(*(column[0] for column in side)) for side in (steered.before, after))
+        write_figure(arguments.plot, before_after(before, after, bundle.spec.frame_rate))
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -215,12 +209,12 @@ def _eval(arguments: argparse.Namespace) -> None:
         print("\n".join(metric_lines(metrics)))
     write_json(arguments.json, metrics)
     if arguments.plot:
-        from sae_audio.plots import isolation_matrix, png, shown_trials
+        from sae_audio.plots import isolation_matrix, shown_trials
 
         held = shown_trials(metrics)
         if not held:
             raise ParameterError("there is no control to draw: the latent space cannot be decoded, or the bundle has no controls")
-        write_bytes(arguments.plot, png(isolation_matrix(held, metrics["control"]["spread"])))
+        write_figure(arguments.plot, isolation_matrix(held, metrics["control"]["spread"]))
 
 
 def _space_of(bundle: Bundle, arguments: argparse.Namespace) -> LatentSpace:
@@ -273,5 +267,6 @@ def _spaces(arguments: argparse.Namespace) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from sae_audio.latent_spaces import convert
 
-    for written in convert(arguments.space, arguments.source, arguments.output):
+    check_target(arguments.folder)
+    for written in convert(arguments.space, arguments.source, arguments.folder):
         print(f"wrote {written}")

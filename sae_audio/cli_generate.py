@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from sae_audio.cli_output import free_folder, whole_folder, write_json
+from sae_audio.cli_output import free_folder, lowered_lines, whole_folder, write_json
 from sae_audio.cli_request import bundle_of, codec_for, model_of, request_of
 from sae_audio.errors import ParameterError
 from sae_audio.files import write_bytes
 
 if TYPE_CHECKING:
+    from sae_audio.audio import Sound
     from sae_audio.generation import Point, Request, Song
     from sae_audio.generators import Model
     from sae_audio.latent_spaces import Codec
@@ -86,7 +87,7 @@ def add_commands(commands: argparse._SubParsersAction, common: argparse.Argument
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    from sae_audio.audio import write
+    from sae_audio.audio import Sound, full_scale_gain, lowered, write
     from sae_audio.generation import generate
 
     model = model_of(arguments)
@@ -98,15 +99,19 @@ def _generate(arguments: argparse.Namespace) -> None:
     with _progress(request) as bar:
         options = {"model": model, "bundle": bundle, "space": space, "hold": arguments.hold}
         song = generate(request, on_step=lambda step: bar.update(), **options)
-    write(arguments.output, song.audio[0], song.sample_rate, bits=arguments.bits)
-    summary = {"model": model.name, **request.facts(), "output": arguments.output} | _changed(song, space, request)
+    sound = Sound(song.audio[0], song.sample_rate)
+    gain = full_scale_gain(sound)
+    sound = lowered(sound, gain)
+    write(arguments.output, sound.samples, sound.sample_rate, bits=arguments.bits)
+    summary = {"model": model.name, **request.facts(), "output": arguments.output, "gain": gain}
+    summary |= _changed(song, sound, space, request)
     if arguments.json != "-":
         print(f"{model.name}, {summary['style']}, {summary['samples'] / summary['sample_rate']:g} s, seed {arguments.seed}")
         if song.unsteered is not None:
             from sae_audio.report import change_lines
 
             print("\n".join(["", *change_lines(summary), ""]))
-        print(f"wrote {arguments.output}")
+        print("\n".join([*lowered_lines(gain), f"wrote {arguments.output}"]))
     write_json(arguments.json, summary)
 
 
@@ -152,20 +157,18 @@ def _listed(model: Model, arguments: argparse.Namespace) -> bool:
     return arguments.styles
 
 
-def _changed(song: Song, space: Codec, request: Request) -> dict:
-    """What steering changed, measured on the sound against the unsteered song."""
-    from sae_audio.audio import Sound
+def _changed(song: Song, sound: Sound, space: Codec, request: Request) -> dict:
+    """What steering changed, measured on the sound that is written against the unsteered song."""
     from sae_audio.descriptors import describe
     from sae_audio.moves import span_mask
     from sae_audio.report import describe_change
 
-    channels, samples = song.audio.shape[1:]
+    channels, samples = sound.samples.shape
     if song.unsteered is None:
         return {"samples": samples, "sample_rate": song.sample_rate, "channels": channels}
-    sounds = (space.decode(song.unsteered).cpu(), song.audio)
+    sounds = (space.decode(song.unsteered).cpu(), sound.samples[None])
     before, after = (describe(audio, song.sample_rate, space.spec.hop_length) for audio in sounds)
     mask = span_mask(before.rms.shape[1], space.spec.frame_rate, request.start, request.stop)
-    sound = Sound(song.audio[0], song.sample_rate)
     return describe_change(sound, before, after, mask)
 
 

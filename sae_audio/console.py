@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any, NoReturn
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 class Command(Parser):
     """The parser of one command of several: what it does not know it refuses itself, so that its own help is named."""
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Return the options; there is never anything left over."""
         found, stray = super().parse_known_args(args, namespace)
         if stray:

@@ -234,6 +234,66 @@ def test_bad_sounds_give_one_line_and_leave_nothing(command, bundle, tmp_path, c
         assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_what_would_clip_is_lowered_and_the_change_is_that_of_the_file(tmp_path, capsys):
+    melody, output = ROOT / "ui" / "assets" / "melody.flac", tmp_path / "loud.wav"
+    code, out, err = call(capsys, "steer", melody, "--loudness", "+12", "-o", output, "--json", tmp_path / "l.json")
+    assert (code, err) == (0, "")
+    found, written = json.loads((tmp_path / "l.json").read_text()), soundfile.read(output)[0]
+    over = -20 * np.log10(found["gain"])
+    assert over > 3 and f"it went {over:.1f} dB over full scale, so all of it was lowered by that much" in out
+    assert np.abs(written).max() == pytest.approx(1, abs=1e-3)
+    assert found["change"]["loudness"] == pytest.approx(12 - over, abs=0.5)
+    # The level of the file itself, frame by frame, which nothing of ours measures.
+    frames = written[: len(written) // 320 * 320].reshape(-1, 320)
+    level = 20 * np.log10(np.sqrt((frames**2).mean(1)))
+    assert np.median(level[level > -60]) == pytest.approx(found["after"]["loudness"]["median"], abs=0.5)
+
+
+TARGETS = {
+    "-o 'SONG' is also 'SONG', which is read": ["steer", "SONG", "--loudness", "-3", "-o", "SONG"],
+    "-o 'LINK' is also 'SONG', which is read": ["steer", "SONG", "--loudness", "-3", "-o", "LINK"],
+    "-o 'DIR/out.mp3' must end in .wav": ["steer", "SONG", "--loudness", "-3", "-o", "DIR/out.mp3"],
+    "--json 'SONG' must end in .json": ["analyse", "SONG", "--json", "SONG"],
+    "--plot 'DIR/a.jpg' must end in .png or .pdf or .svg": ["analyse", "SONG", "--plot", "DIR/a.jpg"],
+    "--probes 'DIR/a.png' is also the target of --plot": ["analyse", "SONG", "--plot", "DIR/a.png", "--probes", "DIR/a.png"],
+    "'/proc/out.wav' cannot be written": ["steer", "SONG", "--loudness", "-3", "-o", "/proc/out.wav"],
+    "-o 'DIR/song' must end in .wav": ["generate", "-o", "DIR/song"],
+    "--json 'DIR/a.txt' must end in .json": ["spaces", "--json", "DIR/a.txt"],
+    "--plot 'DIR/a' must end in .png": ["eval", "--plot", "DIR/a"],
+}
+
+
+@pytest.mark.parametrize("reason", TARGETS)
+def test_targets_that_would_destroy_or_mislead_are_refused(reason, tone, tmp_path, capsys):
+    song, link = tmp_path / "song.wav", tmp_path / "link.wav"
+    soundfile.write(song, *soundfile.read(tone))
+    link.symlink_to(song)
+    named = {"SONG": str(song), "LINK": str(link), "DIR": str(tmp_path)}
+
+    def filled(text):
+        for short, path in named.items():
+            text = text.replace(short, path)
+        return text
+
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    code, out, err = call(capsys, *map(filled, TARGETS[reason]), *([] if "spaces" in TARGETS[reason] else ["--revision", "x"]))
+    assert (code, out) == (2, "") and is_one_line(err) and filled(reason) in err, err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_default_output_is_checked_before_the_work(tone, capsys):
+    tone.with_suffix(".steered.wav").mkdir()
+    code, _, err = call(capsys, "steer", tone, "--loudness", "-3", "--bundle", "/nowhere")
+    assert code == 2 and is_one_line(err) and ".steered.wav' cannot be written: it is a folder" in err
+
+
+@pytest.mark.parametrize(("ending", "first"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("PNG", b"\x89PNG")])
+def test_a_figure_is_what_its_name_says(ending, first, bundle, tone, tmp_path, capsys):
+    target = tmp_path / f"figure.{ending}"
+    assert call(capsys, "analyse", tone, "--bundle", bundle, "--plot", target)[0] == 0
+    assert target.read_bytes().startswith(first)
+
+
 BAD_STEERING = {
     "nothing to steer": [],
     "neither a note": ["--pitch", "+1.5"],

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from sae_audio.audio import Sound, read, write
+from sae_audio.audio import Sound, full_scale_gain, lowered, read, write
 from sae_audio.bundle import Bundle
 from sae_audio.control import AXES
 from sae_audio.control_file import save_controls
@@ -368,18 +368,9 @@ def _files(folder: Path, bundle: Bundle, done: Steered, sound: Sound, ask: Ask, 
 
 def within_full_scale(original: Sound, reconstruction: Sound, steered: Sound) -> tuple[Sound, Sound, Sound]:
     """Return sounds that do not clip: lowered together as far as the first two need it, the steered one further if it must be."""
-    common = _room(original, reconstruction)
-    original, reconstruction, steered = (_lowered(sound, common) for sound in (original, reconstruction, steered))
-    return original, reconstruction, _lowered(steered, _room(steered))
-
-
-def _room(*sounds: Sound) -> float:
-    peak = max(float(sound.samples.abs().max()) for sound in sounds)
-    return 1.0 if peak <= 1 else (1 - 2**-15) / peak
-
-
-def _lowered(sound: Sound, gain: float) -> Sound:
-    return sound if gain == 1 else sound._replace(samples=sound.samples * gain)
+    common = full_scale_gain(original, reconstruction)
+    original, reconstruction, steered = (lowered(sound, common) for sound in (original, reconstruction, steered))
+    return original, reconstruction, lowered(steered, full_scale_gain(steered))
 
 
 def _stem(heard: Heard) -> str:

@@ -16,7 +16,7 @@ from sae_audio.plots.results import (
     tuning_map,
 )
 from sae_audio.plots.sound import activation_heatmap, before_after, posteriors, side_by_side
-from sae_audio.plots.style import png
+from sae_audio.plots.style import drawn, png
 
 __all__ = [
     "READERS",
@@ -25,6 +25,7 @@ __all__ = [
     "bundle_figures",
     "decodability",
     "dose_response",
+    "drawn",
     "isolation_matrix",
     "png",
     "posteriors",

@@ -25,15 +25,26 @@ MAP = "cividis"
 """Colour map of every heat map but the spectrogram."""
 WIDTH = 12.0
 """Inches; at 100 dots per inch 1200 pixels."""
+UNDATED = {
+    "png": {"Software": None},
+    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    "svg": {"Creator": None, "Date": None},
+}
+"""What matplotlib is to leave out of each format."""
 MOST_COLUMNS = 2400
 """Columns of a map; longer sound is pooled to that many."""
 
 
-def png(figure: Figure) -> bytes:
-    """Return the PNG bytes of a figure at 100 dots per inch, without time or version in them."""
+def drawn(figure: Figure, kind: str) -> bytes:
+    """Return the bytes of a figure as ``kind``, a key of ``UNDATED``, without time or version; PNG at 100 dots per inch."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    figure.savefig(buffer, format=kind, dpi=100, metadata=UNDATED[kind])
     return buffer.getvalue()
+
+
+def png(figure: Figure) -> bytes:
+    """Return the PNG bytes of a figure; see ``drawn``."""
+    return drawn(figure, "png")
 
 
 def new_figure(height: float) -> Figure:
