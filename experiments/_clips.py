@@ -29,7 +29,6 @@ from sae_audio.vocalset import LabelledClip
 CACHE = Path("runs/experiments")
 PER_FILE = 100
 """Clips in one file: the most that a stop can cost."""
-POOLINGS = ("sound", "published", "frames")
 
 
 def states(

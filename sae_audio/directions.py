@@ -24,8 +24,6 @@ class PartialEffects(NamedTuple):
     """[d] change per dB."""
     brightness: Tensor
     """[d] change per octave of spectral centroid."""
-    note_frames: Tensor
-    """int64 [n_classes] frames that each note's offset rests on."""
 
 
 def partial_effects(
@@ -76,8 +74,7 @@ def partial_effects(
     ridge[-2:] = 1e-6 * gram.diagonal()[-2:] + 1e-6  # also where a property does not vary at all
     moments = (transposed(inputs) @ columns.float()).T.double()
     effects = torch.linalg.solve(gram + ridge.diag(), moments).float()
-    counts = torch.bincount(notes[keep & (notes >= 0)], minlength=n_notes)
-    return PartialEffects(effects[:n_notes], effects[n_notes + 1], effects[n_notes + 2], counts)
+    return PartialEffects(effects[:n_notes], effects[n_notes + 1], effects[n_notes + 2])
 
 
 def class_means(inputs: Tensor, classes: Tensor, n_classes: int) -> Tensor:

@@ -55,7 +55,6 @@ def load_model(
     *,
     revision: str | None = None,
     release: str | None = None,
-    attention: str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
 ) -> Model:
@@ -68,7 +67,7 @@ def load_model(
         ``model.safetensors`` (our own); or a Hub repository such as ``ASLP-lab/DiffRhythm-1_2``.
     revision : str, optional
         Branch, tag or commit of a Hub repository.
-    release, attention : str, optional
+    release : str, optional
         Of a DiffRhythm checkpoint whose path does not say it, such as ``DiffRhythm-base``; see ``load_diffrhythm``.
     device : str
         Where it runs.
@@ -83,12 +82,12 @@ def load_model(
         The release is unknown or asked of another kind of model, or the device lacks the precision.
     """
     check_precision(dtype, device)
-    model = _load(source, revision, device, release, attention)
+    model = _load(source, revision, device, release)
     model.generator.dit.to(DTYPES[dtype])
     return model
 
 
-def _load(source: str | Path, revision: str | None, device: str, release: str | None, attention: str | None) -> Model:
+def _load(source: str | Path, revision: str | None, device: str, release: str | None) -> Model:
     name = str(source)
     path = CHECKPOINTS / ETUDE_FLOW if name == ETUDE_FLOW else Path(expanduser(name))
     if not path.exists() and HUB_ID.fullmatch(name):
@@ -96,13 +95,13 @@ def _load(source: str | Path, revision: str | None, device: str, release: str | 
     elif revision is not None:
         raise LatentSpaceError(f"revision '{revision}' was asked of {name}; only Hub repositories have revisions")
     if path.is_file() or (path / WEIGHTS[0]).is_file():
-        return Model(load_diffrhythm(path, release=release, attention=attention, device=device), "diffrhythm-vae", name, path)
+        return Model(load_diffrhythm(path, release=release, device=device), "diffrhythm-vae", name, path)
     if not (path / WEIGHTS[1]).is_file():
         raise LatentSpaceError(
             f"there is no generator at {path}: it holds neither {' nor '.join(WEIGHTS)}; give its folder or Hub id"
         )
-    if named := release or attention:
-        raise ParameterError(f"'{named}' was asked of {name}, which is no DiffRhythm checkpoint; leave it out")
+    if release:
+        raise ParameterError(f"'{release}' was asked of {name}, which is no DiffRhythm checkpoint; leave it out")
     return Model(load_generator(path, device=device), "etude-codec", name, path)
 
 

@@ -65,8 +65,6 @@ class ProbeScore(NamedTuple):
     """Share of frames at most one class off."""
     majority: float
     """Accuracy of always saying the class most frequent in training: what a probe must beat."""
-    chance: float
-    """1 / number of classes."""
     n_frames: int
     """Frames scored."""
     n_classes: int
@@ -173,7 +171,6 @@ def score_probe(probe: Probe, inputs: Tensor, classes: Tensor, majority_class: i
         balanced_accuracy=balanced_accuracy(predicted, classes),
         within_one=within_one_bin(predicted, classes),
         majority=accuracy(torch.full_like(classes, majority_class), classes),
-        chance=1 / probe.bias.numel(),
         n_frames=classes.numel(),
         n_classes=classes.unique().numel(),
         chroma=chroma_accuracy(predicted, classes) if probe.property == "pitch" else None,

@@ -49,17 +49,14 @@ def nearest_directions(directions: Tensor, n: int, block: int = 1024) -> tuple[T
     return torch.cat([f.values for f in found]).clamp(-1, 1).cpu(), torch.cat([f.indices for f in found]).cpu()
 
 
-def _check(
-    classes: Mapping[str, Tensor], properties: Mapping[str, Property], recordings: Tensor, positions: Tensor | None
-) -> None:
+def _check(classes: Mapping[str, Tensor], properties: Mapping[str, Property], recordings: Tensor) -> None:
     """Refuse columns that do not have one entry per frame, or classes that a property does not have."""
-    columns = {f"classes[{p!r}]": classes[p] for p in properties} | ({} if positions is None else {"positions": positions})
-    for name, column in columns.items():
-        if column.shape != recordings.shape or not len(recordings):
-            raise ParameterError(
-                f"{name} is {list(column.shape)} for {len(recordings)} frames; give one entry per frame, at least one"
-            )
     for prop, p in properties.items():
+        if classes[prop].shape != recordings.shape or not len(recordings):
+            raise ParameterError(
+                f"classes[{prop!r}] is {list(classes[prop].shape)} for {len(recordings)} frames; give one entry per frame, "
+                "at least one"
+            )
         if not -1 <= int(classes[prop].min()) <= int(classes[prop].max()) < p.n_classes:
             raise ParameterError(f"classes[{prop!r}] must be -1 (undefined) or 0 to {p.n_classes - 1}, the classes of '{prop}'")
 
@@ -84,7 +81,6 @@ def build_atlas(
     directions: Tensor,
     *,
     recording_names: Sequence[str],
-    positions: Tensor | None = None,
     n_moments: int = 8,
     n_neighbours: int = 8,
 ) -> Atlas:
@@ -106,8 +102,6 @@ def build_atlas(
         Decoder rows in latent units (``sae.directions()``), for the neighbours.
     recording_names : sequence of str
         Names of the recordings.
-    positions : Tensor [N], optional
-        Frame number within its recording. Needed only when frames were left out; counted from 0 otherwise.
     n_moments, n_neighbours : int
         Top moments and neighbours kept per feature.
 
@@ -122,8 +116,8 @@ def build_atlas(
         The batches do not hold N frames together, a column has another length, or a class is unknown.
     """
     classes = {prop: classes[prop].cpu() for prop in properties}
-    _check(classes, properties, recordings, positions)
-    frames = Places.lay_out(recordings, frame_rate, positions)
+    _check(classes, properties, recordings)
+    frames = Places.lay_out(recordings, frame_rate)
     tally = Tally(len(directions), classes, {prop: p.n_classes for prop, p in properties.items()}, frames)
     moments = Moments(len(directions), 2 * n_moments, frames)  # twice, since neighbours across a full second drop out
     _count(acts, tally, moments)

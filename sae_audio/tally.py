@@ -34,16 +34,14 @@ class Places(NamedTuple):
     """Frames per second, in Hz."""
 
     @classmethod
-    def lay_out(cls, recording: Tensor, rate: float, position: Tensor | None = None) -> Places:
-        """Number the frames and seconds; without ``position`` every recording is counted from 0 without gaps."""
+    def lay_out(cls, recording: Tensor, rate: float) -> Places:
+        """Number the frames and seconds of every recording from 0."""
         recording = recording.cpu()
         ids, lengths = torch.unique_consecutive(recording, return_counts=True)
         if len(ids) != len(torch.unique(ids)):
             raise ParameterError("the frames of one recording must stand together and in order; sort the frames by recording")
-        if position is None:
-            starts = torch.cumsum(lengths, 0) - lengths
-            position = torch.arange(len(recording)) - torch.repeat_interleave(starts, lengths)
-        position = position.cpu()
+        starts = torch.cumsum(lengths, 0) - lengths
+        position = torch.arange(len(recording)) - torch.repeat_interleave(starts, lengths)
         return cls(recording, position, number_runs(recording, (position / rate).long()), rate)
 
 

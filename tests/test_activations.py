@@ -99,7 +99,6 @@ def test_splits_are_the_concatenation_of_their_recordings(space, tmp_path):
         assert torch.equal(store.descriptors(split).rms, torch.cat([one.descriptors.rms for one in loaded]))
         counts = [len(one.latents) for one in loaded]
         assert store.recordings(split).tolist() == [i for i, n in zip(members, counts, strict=True) for _ in range(n)]
-        assert store.frames(split).tolist() == [frame for n in counts for frame in range(n)]
     with pytest.raises(ParameterError, match="split is 'valid'; splits are train, validation, test"):
         store.latents("valid")
 
@@ -107,7 +106,7 @@ def test_splits_are_the_concatenation_of_their_recordings(space, tmp_path):
 def test_an_empty_split_has_no_frames(space, tmp_path):
     store = run(space, tones(2, split="train"), tmp_path)
     assert store.latents("test").shape == (0, space.spec.d_in)
-    assert store.recordings("test").shape == store.frames("test").shape == store.descriptors("test").f0.shape == (0,)
+    assert store.recordings("test").shape == store.descriptors("test").f0.shape == (0,)
 
 
 def test_exact_pitch_of_clips_replaces_the_tracker(tmp_path):

@@ -113,14 +113,6 @@ def test_moments_are_a_second_apart_also_across_a_full_second():
     assert [m.value for m in atlas.feature(0).moments] == [6.0]
 
 
-def test_positions_of_selected_frames():
-    acts = torch.tensor([[1.0], [2.0]]).repeat(1, 2)
-    atlas = atlas_of(
-        acts, {"loudness": torch.zeros(2, dtype=torch.int64)}, torch.tensor([0, 0]), positions=torch.tensor([10, 400])
-    )
-    assert sorted(m.time for m in atlas.feature(0).moments) == [10.5 / 2, 400.5 / 2]
-
-
 def test_entropy_and_information_by_hand():
     assert entropy(torch.tensor([1, 1, 2])).item() == pytest.approx(1.5)
     # Fires in 3 of 4 frames of class 0, 1 of 4 of class 1: H(F) = 1, H(F | C) = H(1/4), I = 1 - 0.8113
@@ -227,7 +219,6 @@ def test_round_trip_through_tensors_and_json():
         (dict(acts=torch.ones(4, 2)), "more than 3 frames"),
         (dict(classes={"loudness": torch.tensor([0, 1])}), r"\[2\] for 3 frames"),
         (dict(classes={"loudness": torch.tensor([0, 1, 2])}), "0 to 1"),
-        (dict(positions=torch.tensor([0])), "positions"),
     ],
 )
 def test_refuses_what_does_not_fit(change, message):

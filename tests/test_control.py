@@ -50,14 +50,13 @@ def test_partial_effects_recover_a_linear_law_whatever_the_recording_adds():
     assert torch.allclose(effects.brightness, directions[-1], atol=1e-3)
     expected = directions[:NOTES] - directions[0]
     assert torch.allclose(effects.notes - effects.notes[0], expected, atol=1e-2)
-    assert effects.note_frames.sum() == len(note)
 
 
 def test_partial_effects_of_sparse_inputs_are_those_of_dense_ones():
     x, note, descriptors, recording, _ = frames()
     dense = partial_effects(x.relu(), note, NOTES, descriptors, recording)
     sparse = partial_effects(x.relu().to_sparse_csr(), note, NOTES, descriptors, recording)
-    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(dense[:3], sparse[:3], strict=True))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(dense, sparse, strict=True))
 
 
 def test_silent_frames_do_not_count():
@@ -67,7 +66,6 @@ def test_silent_frames_do_not_count():
     spoilt = x.clone()
     spoilt[::2] = 1e4
     kept = partial_effects(spoilt, note, NOTES, silent, recording)
-    assert kept.note_frames.sum() == len(note) // 2
     assert kept.loudness.abs().max() < 10
 
 

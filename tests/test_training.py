@@ -29,7 +29,7 @@ import os, sys
 from safetensors.torch import load_file, save_file
 from sae_audio.sae import SAEConfig
 from sae_audio.training import TrainConfig, train_sae
-config, train = SAEConfig.from_dict({config!r}), TrainConfig.from_dict({train!r})
+config, train = SAEConfig.from_dict({config!r}), TrainConfig(**{train!r})
 out = sys.argv[1]
 x = load_file(out + "/x.safetensors")["x"]
 sae, history = train_sae(x, config, train, out_dir=out + "/run", progress=False, device="cpu")
@@ -66,8 +66,6 @@ def test_schedules_by_hand():
     train = TrainConfig(steps=100, lr=1.0, warmup=0.1, decay=0.2, sparsity_warmup=0.5)
     assert [round(train.learning_rate(s), 6) for s in (0, 4, 9, 50, 80, 90, 99)] == [0.1, 0.5, 1, 1, 1, 0.5, 0.05]
     assert [train.sparsity(s) for s in (0, 25, 50, 99)] == [0, 0.5, 1, 1]
-    cosine = TrainConfig(steps=100, lr=1.0, warmup=0, decay=0.2, schedule="cosine")
-    assert cosine.learning_rate(90) == pytest.approx(0.5) and cosine.learning_rate(95) == pytest.approx(0.1464466)
     assert TrainConfig(steps=10, lr=2.0, warmup=0, decay=0).learning_rate(9) == 2.0
 
 
@@ -200,16 +198,10 @@ def test_latents_that_are_not_finite_are_refused(bad):
         train_sae(x, CONFIG, TRAIN, progress=False)
 
 
-@pytest.mark.parametrize("change", [{"steps": 0}, {"lr": 0.0}, {"warmup": 2.0}, {"schedule": "step"}, {"batch_size": 1.5}])
+@pytest.mark.parametrize("change", [{"steps": 0}, {"lr": 0.0}, {"warmup": 2.0}, {"batch_size": 1.5}])
 def test_settings_name_what_is_wrong(change):
     with pytest.raises(ParameterError, match=f"TrainConfig.{next(iter(change))} is"):
         TrainConfig(**change)
-
-
-def test_unknown_setting_is_refused():
-    assert TrainConfig.from_dict(TRAIN.to_dict()) == TRAIN
-    with pytest.raises(ParameterError, match="unknown keys: epochs"):
-        TrainConfig.from_dict({"epochs": 3})
 
 
 def test_fewer_frames_than_a_batch_and_half_precision():

@@ -123,11 +123,6 @@ class ActivationStore:
         lengths = torch.tensor([self.entries[i].frames for i in chosen], dtype=torch.int64)
         return torch.repeat_interleave(torch.tensor(chosen, dtype=torch.int64), lengths)
 
-    def frames(self, split: str | None = None) -> Tensor:
-        """Return the place of each frame of a split in its recording, int64 ``[N]``."""
-        lengths = [self.entries[i].frames for i in self._chosen(split)]
-        return torch.cat([torch.zeros(0, dtype=torch.int64), *map(torch.arange, lengths)])
-
     def load(self, index: int) -> RecordingFrames:
         """Return one recording by its index; its tensors stay on disk until they are used."""
         entry = self.entries[index]

@@ -6,7 +6,6 @@ Paper B (arXiv 2509.24793) is this with ``decoder_bias=False, aux_coefficient=0`
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sae_audio.sae.base import SAE, BatchResult, SparseActs
@@ -27,11 +26,6 @@ class TopKSAE(SAE):
     def encode_sparse(self, x: Tensor) -> SparseActs:
         """Return the activations of latents ``[N, d_in]`` as k values and feature numbers per frame, without a gradient."""
         return SparseActs(*encode_top_k(self.standardise(x) - self.b_dec, self.W_enc, self.b_enc, self.config.n_active))
-
-    def decode_sparse(self, acts: SparseActs) -> Tensor:
-        """Return latents ``[N, d_in]`` of sparse activations."""
-        sums = F.embedding_bag(acts.indices, self.W_dec, per_sample_weights=acts.values, mode="sum")
-        return (sums + self.b_dec) * self.std + self.mean
 
     @torch.no_grad()
     def backward(self, x: Tensor, dead: Tensor, sparsity: float = 1.0) -> BatchResult:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 from sae_audio.errors import ParameterError
 
@@ -21,9 +20,7 @@ class TrainConfig:
     warmup: float = 0.02
     """Fraction of the steps over which the learning rate rises linearly from 0."""
     decay: float = 0.2
-    """Fraction of the steps, at the end, over which the learning rate falls to 0."""
-    schedule: str = "linear"
-    """Shape of that fall: ``linear`` or ``cosine``."""
+    """Fraction of the steps, at the end, over which the learning rate falls linearly to 0."""
     sparsity_warmup: float = 0.1
     """Fraction of the steps over which the sparsity penalty rises linearly from 0 (variants with a penalty)."""
     seed: int = 0
@@ -47,14 +44,11 @@ class TrainConfig:
             raise ParameterError(f"TrainConfig.seed is {self.seed}; it must be from 0 to {2**32 - 1}")
         if not self.lr > 0:
             raise ParameterError(f"TrainConfig.lr is {self.lr}; it must be above 0")
-        if self.schedule not in ("linear", "cosine"):
-            raise ParameterError(f"TrainConfig.schedule is {self.schedule!r}; it is 'linear' or 'cosine'")
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         rise = min(1.0, (step + 1) / max(1, self.warmup * self.steps))
-        left = min(1.0, (self.steps - step) / max(1, self.decay * self.steps))
-        fall = left if self.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+        fall = min(1.0, (self.steps - step) / max(1, self.decay * self.steps))
         return self.lr * rise * fall
 
     def sparsity(self, step: int) -> float:
@@ -62,13 +56,5 @@ class TrainConfig:
         return min(1.0, step / max(1, self.sparsity_warmup * self.steps))
 
     def to_dict(self) -> dict:
-        """Return a JSON-ready dictionary; ``from_dict`` reads it back."""
+        """Return a JSON-ready dictionary."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> TrainConfig:
-        """Build a config from a dictionary; an unknown key raises ``ParameterError`` and is named."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ParameterError(f"training config has unknown keys: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-        return cls(**values)
