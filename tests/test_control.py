@@ -1,6 +1,7 @@
 """Control vectors: known linear laws, identity at strength 0, the paper's rule by hand, calibration on a codec that is known."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -187,11 +188,30 @@ def test_dose_response_is_inverted():
         vector.strength_for(11)
 
 
+def measured_axis(doses, loudness, brightness=None):
+    """A loudness control with these responses."""
+    responses = torch.tensor([[0.0] * len(doses), loudness, brightness or [0.0] * len(doses)]).T
+    return ControlVector(
+        "loudness", "effect", "latents", ("up",), torch.zeros(1, 3), torch.tensor(doses), responses, torch.zeros(0)
+    )
+
+
 def test_only_the_monotone_stretch_around_zero_is_used():
-    doses, reached = torch.tensor([-2.0, -1, 0, 1, 2]), torch.tensor([-1.0, -3, 0, 4, 2])
-    responses = torch.stack([torch.zeros(5), reached, torch.zeros(5)], 1)
-    vector = ControlVector("loudness", "effect", "latents", ("up",), torch.zeros(1, 3), doses, responses, torch.zeros(0))
+    vector = measured_axis([-2.0, -1.0, 0.0, 1.0, 2.0], [-1.0, -3.0, 0.0, 4.0, 2.0])
     assert vector.range == (-3, 4)
+    assert (vector.strength_for(-3), vector.strength_for(4)) == (-1, 1)  # the ends can be asked for
+
+
+@pytest.mark.parametrize(
+    ("doses", "loudness", "brightness", "expected"),
+    [
+        ([-3.0, -1.0, 0.0, 1.0, 3.0], [-9.0, -2.0, 0.0, 4.0, 9.0], [7.0, 1.0, 0.0, 0.5, 9.0], [3.0, -0.25]),
+        ([0.0, 2.0, 4.0], [0.0, 6.0, 20.0], [0.0, -1.0, -9.0], [3.0, -0.5]),  # calibrated upwards only
+        ([-4.0, -2.0, 0.0], [-20.0, -6.0, 0.0], [9.0, 1.0, 0.0], [3.0, -0.5]),
+    ],
+)
+def test_slopes_are_those_next_to_zero(doses, loudness, brightness, expected):
+    assert measured_axis(doses, loudness, brightness).slopes().tolist() == pytest.approx(expected)
 
 
 def notes(overshoot=1.0):
@@ -211,6 +231,7 @@ def test_the_lowest_good_strength_wins():
         "pitch", "effect", "acts", ("C", "D"), torch.zeros(2, 3), torch.tensor([1.0, 1.5, 2]), torch.zeros(3, 3), rates
     )
     assert vector.best_strength() == 1.5
+    assert replace(vector, hit_rate=torch.tensor([math.nan, 0.5, 0.5])).best_strength() == 1.5  # nan: no frame to hit
 
 
 def test_targets_outside_the_classes_are_not_counted():
