@@ -206,7 +206,8 @@ def main(options: argparse.Namespace) -> None:
     splits = Splits.of(store)
     unseen = splits.test if options.audio else only_new_timbres(splits.test, store.recording_names)
     measure, pitch, spread = listener(space), bundle.properties.get("pitch"), spreads(splits.train)
-    held, clips = (held_out_clips(f, pitch, space.spec.frame_rate, n_clips=options.clips) for f in (splits.validation, unseen))
+    cut = {"n_clips": options.clips, "cut_frames": space.cut_frames}
+    held, clips = (held_out_clips(f, pitch, space.spec.frame_rate, **cut) for f in (splits.validation, unseen))
     rows: list[dict] = []
     hold = hold_of(bundle.controls, space.spec.frame_rate)
     for name in (name for name in AXES if name in bundle.controls):

@@ -77,7 +77,7 @@ def model_card(bundle: Bundle) -> str:
         reconstruction(bundle),
         stability(bundle.metrics.get("stability", {})),
         probes(bundle),
-        control(bundle.metrics.get("control", {}).get("trials", [])),
+        control(bundle.metrics.get("control", {})),
         _features(bundle),
         _figures(bundle),
         _limits(bundle),

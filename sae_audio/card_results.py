@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sae_audio.control import UNITS
@@ -83,12 +83,18 @@ Measured on {"; ".join(counts)}.
 {markdown_table(header, rows)}"""
 
 
-def control(trials: Sequence[Mapping]) -> str:
+LEVELLED = """
+The latents of this space do not carry how loud each second was. Here all of it is decoded at -20 dBFS, before an edit and after
+it, so that changes of loudness are measured and levels are not; who steers a sound keeps its own levels.
+"""
+
+
+def control(figures: Mapping) -> str:
     """Return the table of what steering did to decoded sound."""
-    if not trials:
+    if not figures.get("trials"):
         return ""
     rows = []
-    for trial in trials:
+    for trial in figures["trials"]:
         pitch, loudness, brightness = trial["change"]
         hits = trial.get("hit_rate")
         rows.append(
@@ -127,5 +133,5 @@ features and carried by the SAE's decoder, or on raw latents (linear both, so th
 loop the strength comes from the dose-response of other recordings; *closed*, loudness and brightness are measured on the result
 and corrected. *Isolation* is the change asked for over the |change| per frame of the other properties, in standard deviations of
 the audible frames. *Spectral distance* is the mean change of the level-free log-mel spectrum.
-
+{LEVELLED if figures.get("levelled") else ""}
 {markdown_table(header, rows)}"""

@@ -203,9 +203,9 @@ def evaluate(bundle: Bundle, space: LatentSpace, store: ActivationStore, *, clip
             for reader, values in inputs.items()
         }
     if isinstance(space, Codec) and bundle.controls:
-        unseen = held_out_clips(frames, bundle.properties.get("pitch"), space.spec.frame_rate, n_clips=clips)
+        rate, pitch = space.spec.frame_rate, bundle.properties.get("pitch")
+        unseen = held_out_clips(frames, pitch, rate, n_clips=clips, cut_frames=space.cut_frames)
         spread = bundle.metrics.get("control", {}).get("spread") or spreads(frames)
-        rate = space.spec.frame_rate
         trials = score_controls(bundle.controls, bundle.sae, unseen, listener(space), spread, rate, progress)
         metrics["control"] = {"trials": trials, "spread": spread}
     return metrics

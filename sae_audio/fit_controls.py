@@ -100,11 +100,13 @@ def fit_controls(
     -------
     (dict of ControlVector, dict)
         Controls by property, the baseline's with ``/latents`` behind it; and the figures: ``trials``, ``spread``,
-        ``n_calibration_clips``, ``log_mel_distance``.
+        ``n_calibration_clips``, ``levelled`` (whether latents lack the loudness of the sound, as those of EnCodec 48 kHz do:
+        clips are then decoded at one level, before an edit and after it), ``log_mel_distance``.
     """
     measure, rate = listener(codec), codec.spec.frame_rate
     pitch, spread = properties.get("pitch"), spreads(splits.train)
-    held, unseen = (held_out_clips(f, pitch, rate, n_clips=n_clips) for f in (splits.validation, splits.test))
+    cut = {"n_clips": n_clips, "cut_frames": codec.cut_frames}
+    held, unseen = (held_out_clips(f, pitch, rate, **cut) for f in (splits.validation, splits.test))
     controls = {}
     for via, suffix in (("acts", ""), ("latents", "/latents")):
         fresh = uncalibrated_controls(sae, properties, splits.train, via)
@@ -116,5 +118,6 @@ def fit_controls(
         "trials": trials,
         "spread": spread,
         "n_calibration_clips": len(held.latents),
+        "levelled": codec.cut_frames > 1,
         "log_mel_distance": distance,
     }

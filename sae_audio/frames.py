@@ -79,7 +79,7 @@ def usable_properties(properties: Mapping[str, Property], train: Frames) -> dict
 
 
 def held_out_clips(
-    frames: Frames, pitch: Property | None, frame_rate: float, *, seconds: float = 3.0, n_clips: int = 12
+    frames: Frames, pitch: Property | None, frame_rate: float, *, seconds: float = 3.0, n_clips: int = 12, cut_frames: int = 1
 ) -> Clips:
     """Cut one clip from each of up to ``n_clips`` recordings: its most voiced stretch, over recordings evenly spread.
 
@@ -95,6 +95,8 @@ def held_out_clips(
         Length of a clip; shortened to the longest recording.
     n_clips : int
         Clips at most.
+    cut_frames : int
+        Clips begin at multiples of it in their recordings; see ``Codec.cut_frames``.
     """
     starts, counts = _spans(frames.recordings)
     length = min(round(seconds * frame_rate), int(counts.max()))
@@ -103,8 +105,9 @@ def held_out_clips(
     for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
         if count < length:
             continue
-        shares = voiced[start + length : start + count + 1] - voiced[start : start + count + 1 - length]
-        windows.append((float(shares.max()) / length, start + int(shares.argmax())))
+        begins = torch.arange(start, start + count + 1 - length, cut_frames)
+        shares = voiced[begins + length] - voiced[begins]
+        windows.append((float(shares.max()) / length, int(begins[shares.argmax()])))
     pitched = [begin for share, begin in windows if share >= 0.5] or [begin for _, begin in windows]
     chosen = [pitched[round(i)] for i in torch.linspace(0, len(pitched) - 1, min(n_clips, len(pitched))).tolist()]
     rows = torch.stack([torch.arange(begin, begin + length) for begin in chosen])

@@ -122,6 +122,13 @@ def test_control_table(card):
         in section
     )
     assert "| loudness -6 dB | **SAE features** | open | -5.8 | 0.25 |  | " in section
+    assert "dBFS" not in section
+
+
+def test_a_space_without_levels_says_so(made):
+    metrics = {**made.metrics, "control": {**made.metrics["control"], "levelled": True}}
+    section = model_card(replace(made, metrics=metrics)).split("## Control")[1].split("\n## ")[0]
+    assert "do not carry how loud each second was. Here all of it is decoded at -20 dBFS" in section
 
 
 def test_feature_counts_add_up(made, card):

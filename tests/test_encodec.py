@@ -1,6 +1,7 @@
 """EnCodec against the bare transformers model and against the independent encodec package, on random weights."""
 
 import json
+import math
 import shutil
 from itertools import pairwise
 
@@ -10,9 +11,14 @@ from safetensors.torch import load_file, save_file
 from tiny_encodec import ENCODEC, tiny_encodec
 from tiny_models import noise
 
+from sae_audio.descriptors import Descriptors
 from sae_audio.errors import LatentSpaceError
+from sae_audio.fit_controls import fit_controls
+from sae_audio.frames import Frames, Splits, held_out_clips
 from sae_audio.latent_spaces.encodec import UNKNOWN_SCALE, Encodec
 from sae_audio.latent_spaces.seanet import WINDOW
+from sae_audio.property_sets import honest_properties
+from sae_audio.sae import SAEConfig, build_sae
 
 ALL = list(ENCODEC)
 WHOLE = ALL[:2]  # those that run over the whole clip
@@ -144,6 +150,40 @@ def test_48khz_loudness_comes_from_like(folder):
     with torch.inference_mode():
         alone = space.model.decoder(latents[:, :140].transpose(1, 2)) * UNKNOWN_SCALE
     close(space.decode(latents[:, :140]), alone)
+
+
+@pytest.mark.parametrize("folder", ["encodec-48khz"], indirect=True)
+def test_48khz_latents_cut_between_chunks_decode_as_the_whole_does(folder):
+    space = Encodec.load(folder)
+    latents = space.encode(noise(1, 2, 6 * 48_000))
+    whole, chunk = space.decode(latents), slice(480, 47_520)  # without the cross-fades at its ends
+    assert space.cut_frames == 297  # 2 * 0.99 s at 150 Hz
+    aligned, between = (space.decode(latents[:, start : start + 450])[..., chunk] for start in (297, 200))
+    close(aligned, whole[..., 297 * 320 :][..., chunk])
+    assert (between - whole[..., 200 * 320 :][..., chunk]).abs().max() > 0.01 * between.std()
+
+
+@pytest.mark.parametrize("folder", ["encodec-48khz"], indirect=True)
+def test_48khz_controls_are_measured_on_clips_that_begin_where_a_chunk_does(folder):
+    space, generator = Encodec.load(folder), torch.Generator().manual_seed(0)
+    recordings = [noise(1, 2, seconds * 48_000, seed=seconds, level=0.5 / seconds) for seconds in (5, 6, 7)]
+    latents = torch.cat([space.encode(audio)[0] for audio in recordings])
+    counts = torch.tensor([750, 900, 1050])
+    n = int(counts.sum())
+    f0 = torch.where(torch.rand(n, generator=generator) > 0.4, 220.0, torch.nan)
+    level = 0.01 + 0.2 * torch.rand(n, generator=generator)
+    descriptors = Descriptors.of(f0=f0, rms=level, centroid=1000 + 500 * torch.rand(n, generator=generator))
+    frames = Frames(latents, descriptors, torch.arange(3).repeat_interleave(counts))
+    for cut, aligned in ((space.cut_frames, True), (1, False)):
+        clips = held_out_clips(frames, None, 150.0, cut_frames=cut).latents
+        begins = [int((latents == clip[0]).all(1).nonzero()[0]) for clip in clips]
+        assert all((begin - first) % 297 == 0 for begin, first in zip(begins, (0, 750, 1650), strict=True)) == aligned
+    sae = build_sae(SAEConfig("topk", 8, 32, k=4))
+    sae.fit_scaling(latents.mean(0), latents.std(0))
+    properties = {"loudness": honest_properties()["loudness"]}
+    controls, figures = fit_controls(space, sae, properties, Splits(frames, frames, frames), n_clips=2, progress=False)
+    assert set(controls) == {"loudness", "loudness/latents"} and figures["levelled"]
+    assert all(map(math.isfinite, (trial["reached"] for trial in figures["trials"])))
 
 
 @pytest.mark.parametrize("folder", ["encodec-48khz"], indirect=True)

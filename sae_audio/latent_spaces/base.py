@@ -74,6 +74,10 @@ class LatentSpace(ABC):
 class Codec(LatentSpace):
     """A latent space that can be decoded back to sound."""
 
+    cut_frames = 1
+    """Frames between the places where a recording's latents can be cut so that the parts decode as the whole does. Above 1 where
+    the model hears sound in pieces whose loudness the latents do not carry (EnCodec 48 kHz)."""
+
     def decode(self, latents: Tensor, *, like: Tensor | None = None) -> Tensor:
         """Return audio for latents.
 

@@ -13,6 +13,7 @@ every second chunk the model's frames lie half a frame (3.3 ms) before ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -72,6 +73,8 @@ class Encodec(Codec):
             d_in=config.hidden_size,
             tap=tap,
         )
+        if config.normalize:
+            self.cut_frames = math.lcm(config.chunk_stride, config.hop_length) // config.hop_length
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu", tap: str = "encoder") -> Encodec:
@@ -94,7 +97,8 @@ class Encodec(Codec):
         """With 48 kHz, ``like`` is encoded again for what the latents do not carry.
 
         That is the loudness of each chunk, and the one or two frames where two chunks overlap (an edit of the latents is added to
-        both). Without it every chunk gets -20 dBFS.
+        both). Without it every chunk gets -20 dBFS: levels are lost, but not what an edit changes, provided that the latents
+        begin where a chunk does (every ``cut_frames`` of a recording).
         """
         z = latents.transpose(1, 2)
         if self.model.config.chunk_length is None:
