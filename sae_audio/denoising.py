@@ -116,7 +116,7 @@ def paper_emergence(probabilities: Tensor) -> Tensor:
 def bounded_emergence(probabilities: Tensor, counted: Tensor | None = None) -> Tensor:
     """Return a / (a + b), ``[S, ...]`` of ``[S, ..., T, K]``: the way made beside the way left, over frames and classes."""
     p = probabilities.double()
-    weights = torch.ones(p.shape[1:-1], dtype=p.dtype) if counted is None else counted.to(p.dtype)
+    weights = 1.0 if counted is None else counted.to(p.dtype)
     made, left = (((p - end).abs().sum(-1) * weights).sum(-1) for end in (p[0], p[-1]))
     return made / (made + left)
 

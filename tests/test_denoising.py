@@ -50,6 +50,12 @@ def test_paper_curve_pools_frames_first():
     assert paper_emergence(p).tolist() == pytest.approx([0, 0.5, 1])
 
 
+def test_songs_together_are_songs_alone():
+    songs = torch.randn(5, 3, 4, 6, generator=torch.Generator().manual_seed(0)).softmax(-1)  # points, songs, frames, classes
+    for curve in (paper_emergence, bounded_emergence):
+        torch.testing.assert_close(curve(songs), torch.stack([curve(songs[:, i]) for i in range(3)], 1))
+
+
 def test_bounded_curve_is_the_plain_ratio_on_a_straight_way():
     start, end = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.1, 0.1, 0.8])
     shares = [0.0, 0.1, 0.5, 0.75, 1.0]
