@@ -14,6 +14,9 @@ from sae_audio.errors import DataError
 from sae_audio.inputs import transposed
 from sae_audio.units import to_db
 
+BLOCK = 2**16
+"""Frames whose recordings' means exist at once."""
+
 
 class PartialEffects(NamedTuple):
     """What one unit of each property does to the inputs when the others stay the same, within one group of recordings."""
@@ -68,7 +71,7 @@ def partial_effects(
     columns[:, n_notes + 1] = torch.where(keep, loudness, 0)
     columns[:, n_notes + 2] = torch.where(keep, brightness, 0)
     columns[~keep] = 0
-    columns = _demean(columns, recordings, keep)
+    _demean(columns, recordings, keep)
     gram = columns.T @ columns
     ridge = torch.full((gram.shape[0],), ridge_frames, dtype=torch.float64)
     ridge[-2:] = 1e-6 * gram.diagonal()[-2:] + 1e-6  # also where a property does not vary at all
@@ -92,9 +95,11 @@ def orthogonalise(direction: Tensor, others: Sequence[Tensor]) -> Tensor:
     return direction - basis @ (basis.T @ direction)
 
 
-def _demean(columns: Tensor, groups: Tensor, keep: Tensor) -> Tensor:
-    """Subtract each recording's mean over its kept rows; other rows stay zero."""
+def _demean(columns: Tensor, groups: Tensor, keep: Tensor) -> None:
+    """Subtract from the kept rows their mean over each recording, in place: there are hundreds of megabytes of them."""
     n = int(groups.max()) + 1
     sums = torch.zeros(n, columns.shape[1], dtype=columns.dtype).index_add_(0, groups, columns)
     counts = torch.bincount(groups[keep], minlength=n).clamp_min(1)[:, None]
-    return torch.where(keep[:, None], columns - (sums / counts)[groups], 0)
+    for rows, group in zip(columns.split(BLOCK), groups.split(BLOCK), strict=True):
+        rows -= (sums / counts)[group]
+    columns.masked_fill_(~keep[:, None], 0)

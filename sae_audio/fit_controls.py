@@ -23,7 +23,8 @@ LOUDNESS_DOSES = (-30, -18, -9, 9, 18, 30)
 BRIGHTNESS_DOSES = (-4, -2.5, -1.25, 1.25, 2.5, 4)
 """Strengths tried when brightness is calibrated, in nominal octaves."""
 EFFECT_FRAMES = 500_000
-"""Frames that directions are estimated on, at most: hours of sound for a few hundred unknowns, in half a gigabyte."""
+"""Frames that directions are estimated on, at most: hours of sound for a few hundred unknowns, in half a gigabyte
+beside the inputs (0.42 GB measured with 66 notes)."""
 
 
 def uncalibrated_controls(sae: SAE, properties: dict[str, Property], train: Frames, via: str) -> dict[str, ControlVector]:

@@ -60,6 +60,13 @@ def test_partial_effects_of_sparse_inputs_are_those_of_dense_ones():
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(dense, sparse, strict=True))
 
 
+def test_partial_effects_by_blocks_are_those_at_once(monkeypatch):
+    x, note, descriptors, recording, _ = frames()
+    whole = partial_effects(x, note, NOTES, descriptors, recording)
+    monkeypatch.setattr("sae_audio.directions.BLOCK", 7)
+    assert all(torch.equal(a, b) for a, b in zip(whole, partial_effects(x, note, NOTES, descriptors, recording), strict=True))
+
+
 def test_silent_frames_do_not_count():
     x, note, descriptors, recording, _ = frames()
     silent = descriptors._replace(rms=descriptors.rms.clone())
