@@ -72,8 +72,9 @@ def pitch_candidates(bundle: Bundle, train: Frames) -> Iterator[tuple[str, Contr
     notes = pitch.classes(train.descriptors)
     acts = acts_matrix(bundle.sae, train.latents)
     means = class_means(train.latents, notes, pitch.n_classes)
-    weights = bundle.probes["pitch/acts"].weight
-    scale = decoder.norm() / (weights.T @ decoder).norm()
+    weights = bundle.probes["pitch/acts"].weight.T @ decoder
+    seen = torch.bincount(notes[notes >= 0], minlength=pitch.n_classes) > 0
+    scale = offset_length(means[seen]) / offset_length(weights[seen])
     found = {
         "SAE, partial effect, features clamped at 0": (
             "effect",
@@ -81,10 +82,15 @@ def pitch_candidates(bundle: Bundle, train: Frames) -> Iterator[tuple[str, Contr
             partial_effects(acts, notes, pitch.n_classes, train.descriptors, train.recordings).notes,
         ),
         "raw latents, class means": ("mean", "latents", means),
-        "SAE, probe weights": ("probe", "latents", weights.T @ decoder * scale * 5),
+        "SAE, probe weights": ("probe", "latents", weights * scale),
     }
     for name, (method, via, directions) in found.items():
         yield f"pitch: {name}", control.class_control("pitch", method, via, pitch.names, directions)
+
+
+def offset_length(directions: torch.Tensor) -> float:
+    """Root mean square length of directions ``[n, d]`` measured from their mean: how far apart the notes lie."""
+    return float((directions - directions.mean(0)).square().sum(1).mean().sqrt())
 
 
 def high_minus_low(train: Frames, name: str) -> torch.Tensor:

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_bundle import tiny_bundle, tiny_latents
 
+from experiments.control import pitch_candidates
 from sae_audio import control
 from sae_audio.calibration import Clips, axis_trial, calibrate_axis, calibrate_notes, shift_trial
 from sae_audio.closed_loop import Hold, steer_rounds
@@ -13,6 +15,7 @@ from sae_audio.control import ControlVector, apply, axis_strengths, edit, note_s
 from sae_audio.descriptors import Descriptors
 from sae_audio.directions import class_means, orthogonalise, partial_effects
 from sae_audio.errors import DataError, ParameterError
+from sae_audio.frames import Frames
 from sae_audio.heard import Heard, changes, hit_rate, isolation, median, spectral_distance
 from sae_audio.sae import VARIANTS, SAEConfig, base, build_sae
 from sae_audio.units import midi_to_hz
@@ -65,6 +68,23 @@ def test_partial_effects_by_blocks_are_those_at_once(monkeypatch):
     whole = partial_effects(x, note, NOTES, descriptors, recording)
     monkeypatch.setattr("sae_audio.directions.BLOCK", 7)
     assert all(torch.equal(a, b) for a, b in zip(whole, partial_effects(x, note, NOTES, descriptors, recording), strict=True))
+
+
+def test_probe_weights_are_compared_at_the_length_of_class_means():
+    bundle, g = tiny_bundle(), torch.Generator().manual_seed(0)
+    x = tiny_latents()
+    f0 = midi_to_hz(torch.randint(48, 60, (len(x),), generator=g).float())
+    descriptors = Descriptors.of(f0=f0, rms=torch.full_like(f0, 0.1), centroid=torch.full_like(f0, 1000.0))
+    found = dict(pitch_candidates(bundle, Frames(x, descriptors, torch.arange(len(x)) // 400)))
+    heard = slice(48 - 36, 60 - 36)  # classes begin at C2
+    lengths = []
+    for name in ("raw latents, class means", "SAE, probe weights"):
+        directions = found[f"pitch: {name}"].directions[heard]
+        lengths.append(math.sqrt(float(directions.var(0, correction=0).sum())))
+    assert lengths[1] == pytest.approx(lengths[0], rel=1e-3) and lengths[0] > 0.01
+    weights = bundle.probes["pitch/acts"].weight.T @ bundle.sae.directions()
+    cosine = torch.nn.functional.cosine_similarity(found["pitch: SAE, probe weights"].directions, weights.detach())
+    assert torch.allclose(cosine, torch.ones(len(cosine)), atol=1e-4)
 
 
 def test_silent_frames_do_not_count():
