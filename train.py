@@ -20,7 +20,9 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Collection
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -30,13 +32,16 @@ from sae_audio.cli_hub import published_lines
 from sae_audio.console import Parser, guarded
 from sae_audio.errors import ParameterError
 from sae_audio.sae import VARIANTS
+from sae_audio.trackers import TRACKERS
 
 RECORDED = (
     *("space", "tap", "layer", "source_revision", "dtype", "sae", "d_sae", "k", "l1", "l1_on"),
     *("steps", "batch_size", "lr", "mode", "control_clips", "stability_seeds", "seed"),
 )
 """Options that decide the result; they go into the bundle's provenance."""
-NOT_KEPT = ("config", "resume", "debug", "device", "trust_remote_code", "push_to_hub", "private", "revision")
+IDLE = ("k", "l1", "l1_on", "minutes", "corpus")
+"""Options that mean nothing beside some others, see ``check_used``."""
+NOT_KEPT = ("config", "typed", "resume", "debug", "device", "trust_remote_code", "push_to_hub", "private", "revision")
 """Options that belong to one run on one machine; --config repeats a run and does not publish it again."""
 LICENCES = {
     "Apache-2.0": "apache-2.0",
@@ -74,7 +79,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_dataset_options(data)
     data.add_argument("--minutes", type=float, default=40.0, help="size of the synthesised corpus (default: 40)")
     data.add_argument("--corpus", default="additive", choices=("additive", "fluidr3", "both"), help="its synthesiser")
-    data.add_argument("--tracker", default="yin", help="pitch tracker for recordings: yin, librosa-yin, pyin, crepe")
+    data.add_argument("--tracker", default="yin", choices=tuple(TRACKERS), help="pitch tracker for recordings (default: yin)")
     data.add_argument("--max-minutes", type=float, default=20.0, help="longer sound files are skipped (default: 20)")
 
     sae = parser.add_argument_group("sparse autoencoder")
@@ -107,11 +112,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--private", action=argparse.BooleanOptionalAction, default=False, help="publish privately")
     run.add_argument("--revision", metavar="BRANCH", help="branch to publish to (default: main)")
     run.add_argument("--debug", action="store_true", help="show tracebacks")
-    known = parser.parse_args(argv)
-    return parser.parse_args([*config_arguments(Path(known.config)), *argv]) if known.config else known
+    options = parser.parse_args(argv)
+    if options.config:
+        options = parser.parse_args([*config_arguments(Path(options.config), vars(options).keys()), *argv])
+    unset = argparse.Namespace(**dict.fromkeys(IDLE))
+    options.typed = [name for name in IDLE if getattr(parser.parse_args(argv, unset), name) is not None]
+    return options
 
 
-def config_arguments(path: Path) -> list[str]:
+def config_arguments(path: Path, known: Collection[str]) -> list[str]:
     """Return the options of a JSON file as command-line arguments, so that both are checked alike."""
     try:
         values = json.loads(path.read_text())
@@ -119,6 +128,11 @@ def config_arguments(path: Path) -> list[str]:
         raise ParameterError(f"--config {path} cannot be read as JSON ({error}); OUT.work/config.json of a run is one") from None
     if not isinstance(values, dict):
         raise ParameterError(f"--config {path} holds {type(values).__name__}; it must hold options by name")
+    if unknown := [name for name in values if name not in known]:
+        raise ParameterError(
+            f"--config {path} holds '{unknown[0]}', which is no option of train.py; give the config.json in OUT.work, where a "
+            "run keeps its options (a bundle's own config.json says what it is)"
+        )
     arguments = []
     for name, value in values.items():
         option = "--" + name.replace("_", "-")
@@ -139,6 +153,7 @@ def check(options: argparse.Namespace) -> None:
         raise ParameterError("--private and --revision say how to publish; give --push-to-hub USER/NAME too")
     if options.sae not in VARIANTS:
         raise ParameterError(f"--sae is '{options.sae}'; known are {', '.join(VARIANTS)}")
+    check_used(options)
     if not 1 <= options.minutes <= 6000:
         raise ParameterError(f"--minutes is {options.minutes:g}; the synthesised corpus is 1 to 6000 minutes")
     if not 0 <= options.seed < 2**32:
@@ -151,6 +166,31 @@ def check(options: argparse.Namespace) -> None:
     check_replaceable(options.out)
     if options.corpus != "additive" and not (options.audio or options.dataset):
         soundfont.check()
+
+
+def check_used(options: argparse.Namespace) -> None:
+    """Refuse options of ``IDLE`` that were typed and would change nothing."""
+    idle = {"l1_on": "--sae relu_rmsnorm"} if options.sae != "relu_rmsnorm" else {}
+    if options.sae in ("relu", "relu_rmsnorm"):
+        idle["k"] = "--sae " + ", ".join(name for name in VARIANTS if not name.startswith("relu"))
+    else:
+        idle["l1"] = "--sae relu, relu_rmsnorm"
+    if options.audio or options.dataset:
+        idle |= dict.fromkeys(("minutes", "corpus"), "the synthesised corpus, without --audio and --dataset")
+    for name in options.typed:
+        if name in idle:
+            option = "--" + name.replace("_", "-")
+            raise ParameterError(f"{option} {getattr(options, name)} would change nothing: it is for {idle[name]}; leave it out")
+
+
+def kept(options: argparse.Namespace) -> dict:
+    """Return the options that repeat the run from any folder."""
+    keep = {name: value for name, value in vars(options).items() if name not in NOT_KEPT}
+    if options.audio:
+        keep["audio"] = [str(absolute(path)) for path in options.audio]
+    if options.source and Path(options.source).exists():  # else it is a repository on the Hub
+        keep["source"] = str(absolute(options.source))
+    return keep
 
 
 def recordings(options: argparse.Namespace) -> tuple[list, dict, dict]:
@@ -202,7 +242,7 @@ def main(options: argparse.Namespace) -> None:
     from sae_audio.files import write_bytes
     from sae_audio.hub import check_push, push, push_command
     from sae_audio.latent_spaces import load_latent_space
-    from sae_audio.recipe import Recipe, fit_bundle
+    from sae_audio.recipe import Recipe, fit_bundle, n_stages
     from sae_audio.report import metric_lines
     from sae_audio.sae import SAEConfig
     from sae_audio.training import TrainConfig
@@ -241,7 +281,12 @@ def main(options: argparse.Namespace) -> None:
         control_clips=options.control_clips,
         stability_seeds=options.stability_seeds,
     )
-    say(f"1/5 latents of '{options.space}', {space.spec.tap}, into {work / 'latents'}")
+    numbers, last = count(1), 1 + n_stages(space, recipe)
+
+    def stage(line: str) -> None:
+        say(f"{next(numbers)}/{last} {line}")
+
+    stage(f"latents of '{options.space}', {space.spec.tap}, into {work / 'latents'}")
     if options.dtype != "float32":  # a store that says nothing holds float32
         settings["dtype"] = options.dtype
     store = extract(
@@ -250,8 +295,7 @@ def main(options: argparse.Namespace) -> None:
     for skipped in store.skipped:
         say(f"skipped {skipped.name}: {skipped.reason}")
     if leader:
-        keep = {name: value for name, value in vars(options).items() if name not in NOT_KEPT}
-        write_bytes(work / "config.json", json.dumps(keep, indent=2, sort_keys=True, default=str).encode())
+        write_bytes(work / "config.json", json.dumps(kept(options), indent=2, sort_keys=True, default=str).encode())
     bundle = fit_bundle(
         space,
         store,
@@ -261,7 +305,7 @@ def main(options: argparse.Namespace) -> None:
         resume=options.resume,
         progress=leader,
         device=options.device,
-        report=say,
+        report=stage,
     )
     if bundle is None:  # another process does the rest
         return

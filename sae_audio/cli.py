@@ -91,11 +91,14 @@ def _parser() -> Parser:
 
     add_commands(commands, model, str(DEFAULT_BUNDLE))
 
-    evaluate = commands.add_parser("eval", parents=[model], help="score a bundle on sound it was not trained on")
-    evaluate.add_argument("bundle", metavar="BUNDLE", nargs="?", default=str(DEFAULT_BUNDLE), help="folder or Hub id")
+    evaluate = commands.add_parser("eval", parents=[model], help="score a bundle on étude clips or on sound of your choice")
+    evaluate.add_argument("folder", metavar="BUNDLE", nargs="?", help="folder or Hub id (default: the shipped étude)")
+    evaluate.add_argument("--bundle", help="the same as an option")
     evaluate.add_argument("--revision", help="branch, tag or commit of a bundle on the Hub")
-    evaluate.add_argument("--audio", metavar="PATH", nargs="+", help="sound files or folders (default: held-out étude clips)")
-    add_dataset_options(evaluate)
+    evaluate.add_argument(
+        "--audio", metavar="PATH", nargs="+", help="sound of your choice, files or folders (default: held-out étude clips)"
+    )
+    add_dataset_options(evaluate, "needed: one that training did not see")
     evaluate.add_argument("--minutes", type=float, default=20.0, help="étude corpus size; its test split is scored (default: 20)")
     evaluate.add_argument("--json", metavar="OUT", help="write the figures as JSON; - for standard output")
     evaluate.add_argument("--plot", metavar="OUT.png", help="draw the isolation matrix")
@@ -188,11 +191,17 @@ def _eval(arguments: argparse.Namespace) -> None:
     from sae_audio.bundle import Bundle
     from sae_audio.etude.corpus import corpus
     from sae_audio.evaluation import evaluate
+    from sae_audio.latent_spaces import Codec
     from sae_audio.report import metric_lines
 
-    dataset = dataset_of(arguments, max_minutes=MAX_MINUTES)
-    bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
+    if arguments.folder and arguments.bundle:
+        raise ParameterError(f"two bundles were named, '{arguments.folder}' and '{arguments.bundle}'; eval scores one")
+    dataset = dataset_of(arguments, max_minutes=MAX_MINUTES, split=None)
+    named = arguments.folder or arguments.bundle or DEFAULT_BUNDLE
+    bundle = Bundle.from_pretrained(named, revision=arguments.revision)
     space = _space_of(bundle, arguments)
+    if arguments.plot and not (isinstance(space, Codec) and bundle.controls):
+        raise ParameterError("there is no control to draw: the latent space cannot be decoded, or the bundle has no controls")
     sources: Iterable[Source]
     if dataset is not None:
         sources = dataset.sources
@@ -201,7 +210,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     else:
         sources = clip_sources(corpus(arguments.minutes, seed=1000, source="additive", split="test"))
     with tempfile.TemporaryDirectory() as folder:
-        store = extract(space, sources, folder)
+        store = extract(space, sources, folder, tracker=_tracker_of(bundle))
         for skipped in store.skipped:
             print(f"skipped {skipped.name}: {skipped.reason}", file=sys.stderr)
         metrics = evaluate(bundle, space, store)
@@ -211,10 +220,13 @@ def _eval(arguments: argparse.Namespace) -> None:
     if arguments.plot:
         from sae_audio.plots import isolation_matrix, shown_trials
 
-        held = shown_trials(metrics)
-        if not held:
-            raise ParameterError("there is no control to draw: the latent space cannot be decoded, or the bundle has no controls")
-        write_figure(arguments.plot, isolation_matrix(held, metrics["control"]["spread"]))
+        write_figure(arguments.plot, isolation_matrix(shown_trials(metrics), metrics["control"]["spread"]))
+
+
+def _tracker_of(bundle: Bundle) -> str:
+    """Return the pitch tracker that the bundle was trained with: scores by another would measure the trackers' differences."""
+    data = bundle.provenance.get("data")
+    return str(data.get("tracker", "yin")) if isinstance(data, dict) else "yin"
 
 
 def _space_of(bundle: Bundle, arguments: argparse.Namespace) -> LatentSpace:
@@ -258,7 +270,7 @@ def _spaces(arguments: argparse.Namespace) -> None:
             "needs": row.needs,
         }
     if arguments.json != "-":
-        header = ["space", "Hz", "channels", "frames/s", "d_in", "taps", "steers", "licence of weights", "needs"]
+        header = ["space", "Hz", "channels", "frames/s", "numbers (d_in)", "taps", "steers", "licence of weights", "needs"]
         print("\n".join(table(header, rows)))
         print("\nany other checkpoint of these classes: hf:user/model, for example --space hf:facebook/wav2vec2-large --layer 12")
     write_json(arguments.json, listed)

@@ -14,10 +14,10 @@ DETAILS = ("split", "audio_column", "group_column", "dataset_config", "dataset_r
 """Options that mean nothing without --dataset."""
 
 
-def add_dataset_options(parser: argparse._ActionsContainer) -> None:
-    """Add --dataset and its details to a parser or a group of one."""
+def add_dataset_options(parser: argparse._ActionsContainer, split: str = "default: train") -> None:
+    """Add --dataset and its details to a parser or a group of one; ``split`` says what holds where --split is not given."""
     parser.add_argument("--dataset", metavar="USER/NAME", help="data set on the Hub, streamed (needs: pip install datasets)")
-    parser.add_argument("--split", metavar="NAME", help="split of the data set that is taken (default: train)")
+    parser.add_argument("--split", metavar="NAME", help=f"split of the data set that is taken ({split})")
     parser.add_argument("--audio-column", metavar="NAME", help="its column of sound (default: audio)")
     parser.add_argument("--group-column", metavar="NAME", help="column of a speaker or song: no group is in two splits")
     parser.add_argument("--dataset-config", metavar="NAME", help="its configuration, where it has several")
@@ -25,7 +25,9 @@ def add_dataset_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--limit", metavar="N", type=int, help="only the first N recordings")
 
 
-def dataset_of(arguments: argparse.Namespace, *, seed: int = 0, max_minutes: float) -> HubDataset | None:
+def dataset_of(
+    arguments: argparse.Namespace, *, seed: int = 0, max_minutes: float, split: str | None = "train"
+) -> HubDataset | None:
     """List the data set that was asked for, None where none was.
 
     Parameters
@@ -36,11 +38,13 @@ def dataset_of(arguments: argparse.Namespace, *, seed: int = 0, max_minutes: flo
         Of the split by group.
     max_minutes : float
         Longer recordings are skipped, in minutes.
+    split : str, optional
+        Taken where --split is not given; None: it must be.
 
     Raises
     ------
     ParameterError
-        There is --audio beside it, or a detail without it.
+        There is --audio beside it, a detail without it, or no --split where there must be one.
     DataError, HubError
         See ``activations.dataset_sources``.
     """
@@ -51,11 +55,14 @@ def dataset_of(arguments: argparse.Namespace, *, seed: int = 0, max_minutes: flo
         return None
     if arguments.audio:
         raise ParameterError("--audio and --dataset are two sources of sound; give one of them")
+    split = arguments.split or split
+    if split is None:
+        raise ParameterError("--dataset needs --split NAME here, such as test: one that the bundle was not trained on")
     from sae_audio.activations import dataset_sources
 
     return dataset_sources(
         arguments.dataset,
-        split=arguments.split or "train",
+        split=split,
         column=arguments.audio_column or "audio",
         config=arguments.dataset_config,
         revision=arguments.dataset_revision,

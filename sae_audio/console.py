@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 class Command(Parser):
     """The parser of one command of several: what it does not know it refuses itself, so that its own help is named."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return the options; there is never anything left over."""
         found, stray = super().parse_known_args(args, namespace)
         if stray:

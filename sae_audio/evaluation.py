@@ -168,7 +168,7 @@ def score_controls(
 
 
 def evaluate(bundle: Bundle, space: LatentSpace, store: ActivationStore, *, clips: int = 8, progress: bool = True) -> dict:
-    """Score a bundle on recordings that it was not trained on.
+    """Score a bundle on recordings of your choice; figures mean most where it was not trained on them.
 
     Parameters
     ----------

@@ -143,6 +143,11 @@ def fit_bundle(
     return replace(bundle, figures=bundle_figures(bundle))
 
 
+def n_stages(space: LatentSpace, recipe: Recipe) -> int:
+    """Return how many stages ``fit_bundle`` reports: the SAE and its others, probes, control vectors for a codec, features."""
+    return 3 + recipe.stability_seeds + isinstance(space, Codec)
+
+
 def _again(train: Frames, recipe: Recipe, number: int, progress: bool, device: str, report: Report) -> SAE:
     """Train the same SAE from another seed, for as long: one of a quarter of the steps had a third as many features in common."""
     report(f"training it again from seed {recipe.train.seed + number}, to see which features come again")

@@ -101,7 +101,8 @@ def metric_lines(metrics: Mapping) -> list[str]:
     sae = metrics["sae"]
     lines = [
         f"SAE on {sae['n_frames']:,} held-out frames of {sae['n_recordings']} recordings: "
-        f"fvu {sae['fvu']:.3f}, l0 {sae['l0']:.1f}, silent features {sae['dead_share']:.1%}",
+        f"share of the variance not explained (FVU) {sae['fvu']:.3f}, features active per frame (l0) {sae['l0']:.1f}, "
+        f"features that never fire {sae['dead_share']:.1%}",
     ]
     if again := metrics.get("stability"):
         shares = [

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,32 @@ def test_eval(bundle, tone, tmp_path, capsys):
     assert metrics["sae"]["n_frames"] == 50 and metrics["probes"]["pitch"]["acts"]["n_frames"] > 30
     # The tone's A3 is not the note most frequent in training: always saying that one is never right.
     assert metrics["probes"]["pitch"]["acts"]["majority"] == 0
+
+
+def test_eval_takes_the_bundle_either_way_but_one(bundle, tone, tmp_path, capsys):
+    code, out, err = call(capsys, "eval", "--bundle", bundle, "--audio", tone)
+    assert code == 0 and "on 50 held-out frames of 1 recordings" in out, err
+    code, _, err = call(capsys, "eval", "a", "--bundle", "b")
+    assert code == 2 and is_one_line(err) and "two bundles were named, 'a' and 'b'" in err
+
+
+def test_eval_measures_pitch_as_training_did(bundle, tone, tmp_path, capsys):
+    from sae_audio.bundle import Bundle
+
+    loaded, other = Bundle.from_pretrained(bundle), tmp_path / "other"
+    data = loaded.provenance["data"] | {"tracker": "none-such"}
+    dataclasses.replace(loaded, provenance=loaded.provenance | {"data": data}).save(other)
+    code, _, err = call(capsys, "eval", other, "--audio", tone)
+    assert code == 2 and "error: tracker is 'none-such'; use one of yin" in err
+
+
+def test_eval_draws_no_controls_that_are_not_there(bundle, tone, tmp_path, capsys):
+    from sae_audio.bundle import Bundle
+
+    dataclasses.replace(Bundle.from_pretrained(bundle), controls={}).save(tmp_path / "other")
+    options = ["--audio", tmp_path / "missing.wav", "--plot", tmp_path / "e.png"]
+    code, _, err = call(capsys, "eval", tmp_path / "other", *options)
+    assert code == 2 and is_one_line(err) and "there is no control to draw" in err
 
 
 def test_spaces(capsys):
@@ -345,11 +372,18 @@ BAD_TRAINING = {
     "invalid choice": ["--mode", "nonsense"],
     "the synthesised corpus is 1 to": ["--minutes", "0"],
     "would be lost": ["--out", str(ROOT)],
+    "--l1 0.1 would change nothing: it is for --sae relu, relu_rmsnorm; leave it out": ["--l1", "0.1"],
+    "--l1-on post would change nothing: it is for --sae relu_rmsnorm;": ["--l1-on", "post", "--sae", "relu"],
+    "--k 8 would change nothing: it is for --sae topk": ["--k", "8", "--sae", "relu"],
+    "--minutes 9.0 would change nothing: it is for the synthesised": ["--minutes", "9", "--audio", "."],
+    "--corpus both would change nothing: it is for the synthesised": ["--corpus", "both", "--dataset", "a/b"],
+    "argument --tracker: invalid choice: 'crep'": ["--tracker", "crep"],
 }
 
 
 def test_config_options_are_checked_like_typed_ones(tmp_path):
-    for content, reason in (("[1]", "holds list"), ('{"mode": "nonsense"}', "invalid choice"), ('{"what": 1}', "unrecognized")):
+    unknown = "c.json holds 'what', which is no option of train.py; give the config.json in OUT.work"
+    for content, reason in (("[1]", "holds list"), ('{"mode": "nonsense"}', "invalid choice"), ('{"what": 1}', unknown)):
         (tmp_path / "c.json").write_text(content)
         code, _, err = run("train.py", "--config", tmp_path / "c.json", "--out", tmp_path / "new")
         assert code == 2 and is_one_line(err) and reason in err, err
@@ -362,6 +396,27 @@ def test_out_may_end_in_a_slash_and_the_command_line_wins(tmp_path):
     options = train.parse(["--config", str(tmp_path / "c.json"), "--steps", "9", "--no-resume", "--out", f"{tmp_path}/new/"])
     assert (options.steps, options.resume, options.audio, options.k) == (9, False, ["a", "b"], 3)
     assert options.out == tmp_path / "new"
+
+
+def test_the_kept_options_repeat_the_run_from_any_folder(tmp_path, monkeypatch):
+    import train
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    options = train.parse(["--audio", "a", "../b", "--source", "model", "--k", "3"])
+    kept = json.loads(json.dumps(train.kept(options), default=str))
+    assert (kept["audio"], kept["source"]) == ([f"{tmp_path}/a", f"{tmp_path}/../b"], f"{tmp_path}/model")
+    (tmp_path / "c.json").write_text(json.dumps(kept))
+    again = train.parse(["--config", "c.json"])
+    assert vars(again) == vars(options) | {"audio": kept["audio"], "source": kept["source"], "config": "c.json", "typed": []}
+    assert train.kept(train.parse(["--source", "user/name"]))["source"] == "user/name"
+
+
+def test_options_that_a_config_holds_may_be_idle(tmp_path):
+    import train
+
+    (tmp_path / "c.json").write_text(json.dumps({"minutes": 5, "k": 3, "sae": "relu"}))
+    train.check_used(train.parse(["--config", str(tmp_path / "c.json"), "--audio", "a"]))
 
 
 @pytest.mark.parametrize("reason", BAD_TRAINING)
@@ -386,6 +441,8 @@ def test_a_folder_of_odd_and_bad_files_trains(tmp_path):
     code, out, err = run("train.py", "--audio", tmp_path / "in", "--out", tmp_path / "out", "--config", config)
     assert code == 0, err[-2000:]
     assert "skipped bad.wav" in out and "1 recordings were skipped" in out
+    assert re.findall(r"^(\d+/\d+) ", out, re.MULTILINE) == [f"{number}/6" for number in range(1, 7)]
+    assert re.search(r"share of the variance not explained \(FVU\) 0?\.\d+, features active per frame \(l0\) \d", out)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert {"loudness", "brightness"} <= set(metrics["probes"])
 

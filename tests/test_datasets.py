@@ -404,7 +404,7 @@ def test_train_and_eval(repo_id, hub, tmp_path, capsys):
     kept = json.loads((tmp_path / "bundle.work" / "config.json").read_text())
     assert (kept["dataset"], kept["dataset_revision"], kept["group_column"]) == (repo_id, commit, "song")
     scores = tmp_path / "scores.json"
-    command = ["eval", str(tmp_path / "bundle"), "--dataset", repo_id, "--limit", "4", "--json", str(scores)]
+    command = ["eval", str(tmp_path / "bundle"), "--dataset", repo_id, "--split", "train", "--limit", "4", "--json", str(scores)]
     assert cli.main(command) == 0, capsys.readouterr().err
     assert json.loads(scores.read_text())["sae"]["n_recordings"] == 4
 
@@ -415,7 +415,8 @@ def test_train_and_eval(repo_id, hub, tmp_path, capsys):
         (["--dataset", "a/b", "--audio", "."], "--audio and --dataset are two sources of sound"),
         (["--split", "test"], "--split belongs to a data set"),
         (["--dataset-revision", "main"], "--dataset-revision belongs to a data set"),
-        (["--dataset", "nothing"], "is not a Hub id"),
+        (["--dataset", "a/b"], "--dataset needs --split NAME here"),
+        (["--dataset", "nothing", "--split", "test"], "is not a Hub id"),
     ],
 )
 def test_contradictions_are_one_line(options, message, capsys):

@@ -44,7 +44,7 @@ PROGRAMS = sorted(set(re.findall(r"`python -m ((?:benchmarks|experiments|sae_aud
 
 SMALL_STUDY = "--partial --seconds 0.3 --seeds 1 --sparsity 0.9 --d-sae 32 --sae-epochs 2 --sae-steps 5 --out results"
 SMALL = {
-    "train.py": "--minutes 1 --steps 5 --d-sae 32 --k 4 --control-clips 1 --batch-size 256 --stability-seeds 0 --device cpu",
+    "train.py": "--steps 5 --d-sae 32 --k 4 --control-clips 1 --batch-size 256 --stability-seeds 0 --device cpu",
     "sae_audio generate": "--steps 3",
     "sae_audio trace": "--steps 3 --seconds 1",
     "sae_audio eval": "--minutes 1",
@@ -162,6 +162,8 @@ def run(words, monkeypatch):
 def made_small(words):
     """The same command with less to do."""
     said = " ".join(words)
+    synthesised = "train.py" in words and not {"--audio", "--dataset"} & {*words}
+    words = [*words, "--minutes", "1"] if synthesised else words
     return words + [option for name, options in SMALL.items() if f"{name} " in f"{said} " for option in options.split()]
 
 

@@ -98,5 +98,5 @@ def check_settings(folder: Path, saved: dict, wanted: dict) -> None:
             if saved[group].get(name) != value:
                 raise ParameterError(
                     f"cannot resume {folder}: it was trained with {group} {name} = {saved[group].get(name)}, not {value}; "
-                    "use the same settings, another folder, or resume=False"
+                    "use the same settings, or leave --resume out to begin again"
                 )
