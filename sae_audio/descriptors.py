@@ -45,7 +45,7 @@ class Descriptors(NamedTuple):
 
 
 @torch.no_grad()
-def describe(audio: Tensor, sample_rate: int, hop_length: int, *, tracker: str = "yin") -> Descriptors:
+def describe(audio: Tensor, sample_rate: int, hop_length: int, *, tracker: str | None = "yin") -> Descriptors:
     """Measure f0, RMS and spectral centroid of every latent frame.
 
     Parameters
@@ -56,8 +56,9 @@ def describe(audio: Tensor, sample_rate: int, hop_length: int, *, tracker: str =
         Hz.
     hop_length : int
         Samples per latent frame, >= 1.
-    tracker : str
-        ``yin`` (batched torch, the default), ``librosa-yin``, ``pyin``, ``crepe`` or ``crepe-tiny``.
+    tracker : str, optional
+        ``yin`` (batched torch, the default), ``librosa-yin``, ``pyin``, ``crepe`` or ``crepe-tiny``; None: no pitch is measured,
+        f0 is NaN throughout.
 
     Returns
     -------
@@ -83,9 +84,9 @@ def describe(audio: Tensor, sample_rate: int, hop_length: int, *, tracker: str =
     return Descriptors(*map(torch.cat, columns))
 
 
-def _described(mono: Tensor, sample_rate: int, hop_length: int, tracker: str) -> Descriptors:
+def _described(mono: Tensor, sample_rate: int, hop_length: int, tracker: str | None) -> Descriptors:
     rms = frame_rms(mono, sample_rate, hop_length)
-    f0 = TRACKERS[tracker](mono, sample_rate, hop_length)
+    f0 = torch.full_like(rms, torch.nan) if tracker is None else TRACKERS[tracker](mono, sample_rate, hop_length)
     f0 = torch.where(to_db(rms) < SILENCE_DB, torch.nan, f0)
     return Descriptors(f0, rms, frame_centroid(mono, sample_rate, hop_length))
 
@@ -140,10 +141,10 @@ def window_length(sample_rate: int, hop_length: int) -> int:
     return 2 * math.ceil(max(WINDOW_SECONDS * sample_rate, hop_length) / 2)
 
 
-def _check(audio: Tensor, sample_rate: int, hop_length: int, tracker: str) -> None:
+def _check(audio: Tensor, sample_rate: int, hop_length: int, tracker: str | None) -> None:
     if audio.ndim != 3 or audio.numel() == 0:
         raise ParameterError(f"describe takes audio [B, C, N] with N >= 1, got {list(audio.shape)}")
     if sample_rate < 1 or hop_length < 1:
         raise ParameterError(f"sample_rate is {sample_rate} and hop_length is {hop_length}; both must be at least 1")
-    if tracker not in TRACKERS:
+    if tracker is not None and tracker not in TRACKERS:
         raise ParameterError(f"tracker is '{tracker}'; use one of {', '.join(TRACKERS)}")

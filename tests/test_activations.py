@@ -109,6 +109,28 @@ def test_an_empty_split_has_no_frames(space, tmp_path):
     assert store.recordings("test").shape == store.descriptors("test").f0.shape == (0,)
 
 
+def test_only_recordings_without_exact_pitch_are_tracked(space, tmp_path):
+    @dataclass(frozen=True)
+    class A4:
+        name: str
+        f0: torch.Tensor | None
+        split: str = "train"
+        version: str = ""
+
+        def load(self):
+            tone = Sound(0.3 * torch.sin(2 * torch.pi * 440 * torch.arange(RATE // 2) / RATE)[None], RATE)
+            return Recording(tone, self.f0, 50.0)
+
+    exact = torch.full((25,), 450.0)  # not what a tracker would say
+    for i, labels in enumerate([(exact, None), (exact, exact), (None, None)]):  # of one length, so measured together
+        store = run(space, [A4(str(j), f0) for j, f0 in enumerate(labels)], tmp_path / str(i))
+        for j, f0 in enumerate(labels):
+            found = store.load(j).descriptors
+            assert found.f0[5:-5].numpy() == pytest.approx(440 if f0 is None else 450, abs=3)
+            assert found.rms[5:-5].numpy() == pytest.approx(0.3 / 2**0.5, rel=0.02)
+            assert found.centroid[5:-5].numpy() == pytest.approx(440, rel=0.05)
+
+
 def test_exact_pitch_of_clips_replaces_the_tracker(tmp_path):
     @dataclass(frozen=True)
     class Clip:

@@ -137,6 +137,12 @@ def test_rms_and_centroid_agree_with_librosa(rate, hop):
     np.testing.assert_allclose(measured.centroid[0].numpy(), centroid, rtol=1e-4)
 
 
+def test_without_a_tracker_only_the_pitch_is_missing():
+    tracked, untracked = (describe(noise(8000), 16_000, 320, tracker=tracker) for tracker in ("yin", None))
+    assert untracked.f0.shape == tracked.f0.shape and untracked.f0.isnan().all()
+    assert torch.equal(untracked.rms, tracked.rms) and torch.equal(untracked.centroid, tracked.centroid)
+
+
 @pytest.mark.parametrize("tracker", ["librosa-yin", "pyin"])
 def test_librosa_trackers_agree_with_ours(tracker):
     pytest.importorskip("librosa")

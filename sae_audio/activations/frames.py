@@ -75,11 +75,13 @@ def _measure(space: LatentSpace, batch: list[_Loaded], tracker: str) -> Iterator
         return
     audio = torch.cat([item.audio for item in batch]).to(space.device)
     latents = space.encode(audio).cpu()
-    described = describe(audio, space.spec.sample_rate, space.spec.hop_length, tracker=tracker)._asdict()
-    for i, item in enumerate(batch):
+    exact = [item.recording.f0 if item.recording else None for item in batch]
+    needed = tracker if any(f0 is None for f0 in exact) else None
+    described = describe(audio, space.spec.sample_rate, space.spec.hop_length, tracker=needed)._asdict()
+    for i, (item, f0) in enumerate(zip(batch, exact, strict=True)):
         tensors = {"latents": latents[i], **{name: values[i].cpu() for name, values in described.items()}}
-        if item.recording is not None and item.recording.f0 is not None:
-            tensors["f0"] = _on_grid(item.recording.f0, item.recording.f0_rate, space.spec, latents.shape[1])
+        if item.recording is not None and f0 is not None:
+            tensors["f0"] = _on_grid(f0, item.recording.f0_rate, space.spec, latents.shape[1])
         yield Frames(item.source, tensors)
 
 
