@@ -73,10 +73,8 @@ def _parser() -> Parser:
     steer = commands.add_parser("steer", parents=[bundled], help="move pitch, loudness, brightness or features of a sound")
     steer.add_argument("file", metavar="FILE", help="a sound file: wav, flac, ogg, mp3, aiff")
     steer.add_argument("--pitch", metavar="C5|+3", default="0", help="note to move to, or signed semitones")
-    steer.add_argument("--loudness", metavar="DB", type=float, default=0.0, help="dB to add, for example -6")
-    steer.add_argument(
-        "--brightness", metavar="OCT", type=float, default=0.0, help="octaves of spectral centroid, for example +0.5"
-    )
+    steer.add_argument("--loudness", metavar="DB", default="0", help="dB to add, for example -6")
+    steer.add_argument("--brightness", metavar="OCT", default="0", help="octaves of spectral centroid, for example +0.5")
     steer.add_argument(
         "--feature", metavar="I=X", action="append", default=[], help="add X times the typical activation of feature I"
     )
@@ -157,13 +155,16 @@ def _analyse(arguments: argparse.Namespace) -> None:
 def _steer(arguments: argparse.Namespace) -> None:
     from sae_audio.audio import full_scale_gain, lowered, read, write
     from sae_audio.bundle import Bundle
-    from sae_audio.cli_moves import parse_features
+    from sae_audio.cli_moves import parse_features, without_unit
+    from sae_audio.moves import amount, is_move
     from sae_audio.pipeline import steer
     from sae_audio.report import change_lines, describe_change
 
     features = parse_features(arguments.feature)
-    moves = {"pitch": arguments.pitch, "loudness": arguments.loudness, "brightness": arguments.brightness}
-    if not features and moves == {"pitch": "0", "loudness": 0.0, "brightness": 0.0}:
+    moves = {name: without_unit(name, getattr(arguments, name)) for name in ("pitch", "loudness", "brightness")}
+    for name in ("loudness", "brightness"):
+        amount(moves, name)  # refuses what is no number before anything is loaded
+    if not features and not any(is_move(target) for target in moves.values()):
         raise ParameterError("nothing to steer; give at least one of --pitch, --loudness, --brightness, --feature")
     sound = read(arguments.file, max_minutes=arguments.max_minutes)
     bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)

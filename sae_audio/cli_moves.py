@@ -8,6 +8,9 @@ from sae_audio.control import AXES
 from sae_audio.errors import ParameterError
 from sae_audio.flow_steering import Window, check_window
 
+WRITTEN = {"pitch": ("semitones", "semitone", "st"), "loudness": ("db",), "brightness": ("octaves", "octave", "oct")}
+"""Units that may follow an amount, in small letters."""
+
 
 def parse_moves(texts: Sequence[str]) -> dict[str, str]:
     """Return the moves of texts such as ``loudness=-6``, ``brightness=+0.5``, ``pitch=C5``, ``pitch=+3``.
@@ -26,8 +29,22 @@ def parse_moves(texts: Sequence[str]) -> dict[str, str]:
             )
         if name in moves:
             raise ParameterError(f"--steer names {name} twice ({moves[name]} and {amount}); give it once")
-        moves[name] = amount
+        moves[name] = without_unit(name, amount)
     return moves
+
+
+def without_unit(name: str, text: str) -> str:
+    """Return an amount for a property without the unit that may end it.
+
+    Examples
+    --------
+    >>> without_unit("loudness", "-6 dB"), without_unit("pitch", "+3st"), without_unit("pitch", "C5")
+    ('-6', '+3', 'C5')
+    """
+    for unit in WRITTEN[name]:
+        if text.lower().endswith(unit):
+            return text[: -len(unit)].rstrip()
+    return text
 
 
 def parse_features(texts: Sequence[str]) -> dict[int, float]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from sae_audio.bundle import Bundle
 from sae_audio.control import AXES, UNITS, ControlVector, Move, axis_control, axis_strengths, note_strengths
 from sae_audio.errors import ParameterError
+from sae_audio.units import note_name
 
 Target = float | str | tuple[str | float, float]
 """A move: dB or octaves or semitones; for pitch also a note name; or (note or semitones, strength)."""
@@ -90,6 +91,13 @@ def wanted_notes(bundle: Bundle, target: Target, notes: Tensor) -> Tensor:
 def known_notes(control: ControlVector) -> Tensor:
     """Whether each class of a pitch control has a direction, bool [n_classes]: notes that training never heard have none."""
     return control.directions.abs().sum(1) > 0
+
+
+def known_range(bundle: Bundle) -> str:
+    """Say which notes a bundle with a control for pitch can move to."""
+    known = known_notes(control_of(bundle, "pitch")).tolist()
+    names = [name for name, heard in zip(bundle.properties["pitch"].names, known, strict=True) if heard]
+    return f"this bundle knows the notes {names[0]} to {names[-1]}" if names else "this bundle knows no notes"
 
 
 def span_mask(n_frames: int, frame_rate: float, start: float = 0.0, stop: float | None = None, fade: float = 0.0) -> Tensor:
@@ -176,10 +184,23 @@ def _pitch_target(bundle: Bundle, target: Target) -> tuple[int | None, int, floa
         raise ParameterError(f"the strength of pitch is {strength}; give a finite number such as 1.25")
     semitones = _number(pitch)
     if semitones is None:
-        return bundle.properties["pitch"].class_index(str(pitch)), 0, strength
-    if not abs(semitones) < 1000 or abs(semitones - round(semitones)) > 1e-6:
+        return _note(bundle, str(pitch)), 0, strength
+    if not abs(semitones) < 20_000 or abs(semitones - round(semitones)) > 1e-6:
         raise ParameterError(f"pitch '{pitch}' is neither a note (C5, F#3) nor a whole number of semitones (+3, -5)")
+    if abs(semitones) >= bundle.properties["pitch"].n_classes:
+        note = f"; for {semitones:g} Hz give its note, {note_name(69 + 12 * math.log2(semitones / 440))}" if semitones > 0 else ""
+        raise ParameterError(
+            f"pitch '{pitch}' is a move by {semitones:+g} semitones, which is out of reach; {known_range(bundle)}{note}"
+        )
     return None, round(semitones), strength
+
+
+def _note(bundle: Bundle, name: str) -> int:
+    """Class of a note; a name that is none is answered with the notes that the bundle can move to, not all its classes."""
+    try:
+        return bundle.properties["pitch"].class_index(name)
+    except ParameterError:
+        raise ParameterError(f"pitch has no class '{name}'; {known_range(bundle)}; semitones are such as +3") from None
 
 
 def _number(target: Target) -> float | None:

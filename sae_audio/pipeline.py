@@ -25,7 +25,7 @@ from sae_audio.errors import ParameterError
 from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces import Codec, LatentSpace
 from sae_audio.listener import listener
-from sae_audio.moves import Target, amount, asked_moves, control_of, is_move, known_notes, span_mask, wanted_notes
+from sae_audio.moves import Target, amount, asked_moves, is_move, known_range, span_mask, wanted_notes
 from sae_audio.pushes import Push, check_push, honest_moves, paper_pushed
 from sae_audio.spec import LatentSpec
 
@@ -307,7 +307,5 @@ def _check_pitch(bundle: Bundle, target: Target, notes: Tensor) -> None:
             "no frame of the sound has a single pitch, so its pitch cannot be moved; it is noise, silence or chords"
         )
     if not (wanted_notes(bundle, target, notes) >= 0).any():
-        known = known_notes(control_of(bundle, "pitch")).tolist()
-        names = [name for name, heard in zip(bundle.properties["pitch"].names, known, strict=True) if heard]
         asked = target[0] if isinstance(target, tuple) else target
-        raise ParameterError(f"pitch '{asked}' is out of reach; this bundle knows the notes {names[0]} to {names[-1]}")
+        raise ParameterError(f"pitch '{asked}' is out of reach; {known_range(bundle)}")

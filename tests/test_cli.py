@@ -112,6 +112,17 @@ def test_steer_keeps_rate_channels_and_length_and_moves_the_level(bundle, tone, 
     assert "wrote" in out
 
 
+def test_amounts_may_have_their_unit(tmp_path, capsys):
+    changes = []
+    for loudness, brightness, pitch in (("-6dB", "+0.3 oct", "-2st"), ("-6", "0.3", "-2")):
+        amounts = ["--loudness", loudness, "--brightness", brightness, "--pitch", pitch]
+        melody = ROOT / "ui" / "assets" / "melody.flac"
+        code, out, err = call(capsys, "steer", melody, *amounts, "--no-hold", "--json", "-", "-o", tmp_path / "o.wav")
+        assert code == 0, err
+        changes.append(json.loads(out)["change"])
+    assert changes[0] == changes[1] and changes[0]["loudness"] < -4 and changes[0]["pitch"] == pytest.approx(-2, abs=0.5)
+
+
 def test_steer_writes_beside_the_input_by_default(bundle, tone, capsys):
     code, _, _ = call(capsys, "steer", tone, "--bundle", bundle, "--brightness", "+0.3", "--bits", "24")
     assert code == 0 and soundfile.info(tone.with_suffix(".steered.wav")).subtype == "PCM_24"
@@ -334,7 +345,10 @@ BAD_STEERING = {
     "NUMBER=STRENGTH": ["--feature", "seven"],
     "starts at 5 s": ["--loudness", "3", "--from", "5"],
     "runs from 0.5 to 0.2": ["--loudness", "3", "--from", "0.5", "--to", "0.2"],
-    "invalid float value": ["--loudness", "loud"],
+    "the amount for loudness is 'loud'; give a finite number of dB": ["--loudness", "loud"],
+    "+440 semitones, which is out of reach; this bundle knows the notes": ["--pitch", "440"],
+    "for 440 Hz give its note, A4": ["--pitch", "440"],
+    "no class 'H5'; this bundle knows the notes": ["--pitch", "H5"],
     "'/nowhere/out.wav' cannot be written": ["--loudness", "3", "-o", "/nowhere/out.wav"],
     "give a finite number of dB": ["--loudness", "nan"],
 }
