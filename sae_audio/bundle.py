@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -31,13 +30,11 @@ from sae_audio.probes import Probe
 from sae_audio.properties import Property
 from sae_audio.sae import SAE, SAEConfig, build_sae
 from sae_audio.sealed import read_sealed, write_sealed
-from sae_audio.spec import LatentSpec
+from sae_audio.spec import HUB_ID, LatentSpec
 
 if TYPE_CHECKING:
     from sae_audio.hub import Published
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-"""What can be the id of a Hub repository."""
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

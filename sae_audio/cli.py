@@ -15,6 +15,7 @@ from sae_audio.cli_dataset import add_dataset_options, dataset_of
 from sae_audio.cli_generate import add_commands
 from sae_audio.cli_hub import add_hub_commands
 from sae_audio.cli_output import check_outputs, lowered_lines, write_figure, write_json
+from sae_audio.cli_request import bundle_of
 from sae_audio.console import Command, Parser, guarded
 from sae_audio.errors import ParameterError
 from sae_audio.files import check_target
@@ -120,12 +121,11 @@ def _parser() -> Parser:
 
 def _analyse(arguments: argparse.Namespace) -> None:
     from sae_audio.audio import read
-    from sae_audio.bundle import Bundle
     from sae_audio.pipeline import analyse
     from sae_audio.report import describe_view, view_lines
 
     sound = read(arguments.file, max_minutes=arguments.max_minutes)
-    bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
+    bundle = bundle_of(arguments)
     view = analyse(bundle, sound, space=_space_of(bundle, arguments))
     summary = describe_view(bundle, view, FEATURES_SHOWN)
     if arguments.json != "-":
@@ -154,7 +154,6 @@ def _analyse(arguments: argparse.Namespace) -> None:
 
 def _steer(arguments: argparse.Namespace) -> None:
     from sae_audio.audio import full_scale_gain, lowered, read, write
-    from sae_audio.bundle import Bundle
     from sae_audio.cli_moves import parse_features, without_unit
     from sae_audio.moves import amount, is_move
     from sae_audio.pipeline import steer
@@ -167,7 +166,7 @@ def _steer(arguments: argparse.Namespace) -> None:
     if not features and not any(is_move(target) for target in moves.values()):
         raise ParameterError("nothing to steer; give at least one of --pitch, --loudness, --brightness, --feature")
     sound = read(arguments.file, max_minutes=arguments.max_minutes)
-    bundle = Bundle.from_pretrained(arguments.bundle, revision=arguments.revision)
+    bundle = bundle_of(arguments)
     space = _space_of(bundle, arguments)
     span = {"start": arguments.start, "stop": arguments.stop}
     steered = steer(bundle, sound, moves, features=features, hold=arguments.hold, space=space, **span)

@@ -10,13 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sae_audio.bundle import HUB_ID
 from sae_audio.diffrhythm.checkpoint import load_diffrhythm, load_generator
 from sae_audio.diffrhythm.generator import Generator
 from sae_audio.diffrhythm.style import resolve_style
 from sae_audio.errors import HubError, LatentSpaceError, ParameterError
 from sae_audio.latent_spaces import CHECKPOINTS, DTYPES, SPACES, check_precision
-from sae_audio.spec import LatentSpec
+from sae_audio.spec import HUB_ID, LatentSpec
 
 ETUDE_FLOW = "etude-flow"
 """The shipped generator."""

@@ -15,6 +15,7 @@ from sae_audio.cli_output import table
 from sae_audio.control import AUDIBLE_DB, AXES, UNITS
 from sae_audio.descriptors import Descriptors
 from sae_audio.heard import changes, median
+from sae_audio.outcome import WHOLE
 from sae_audio.pipeline import View
 from sae_audio.properties import axis_values
 from sae_audio.units import midi_to_hz, note_name, to_db
@@ -143,7 +144,7 @@ def _trial_row(trial: Mapping) -> list[str]:
 
 
 def _edited(descriptors: Descriptors, mask: Tensor) -> Descriptors:
-    return Descriptors(*(column[:, mask >= 0.99 * mask.max()] for column in descriptors))  # not where it fades
+    return Descriptors(*(column[:, mask >= WHOLE * mask.max()] for column in descriptors))
 
 
 def _flat(descriptors: Descriptors) -> Descriptors:

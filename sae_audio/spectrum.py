@@ -9,8 +9,9 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from sae_audio.units import FLOOR_DB
+
 LOWEST_HZ = 30.0
-FLOOR_DB = -100.0
 
 
 def log_mel_db(audio: Tensor, sample_rate: int, *, bands: int = 96, columns: int = 600) -> Tensor:

@@ -18,6 +18,7 @@ from sae_audio.control_file import save_controls
 from sae_audio.errors import ParameterError
 from sae_audio.files import write_bytes
 from sae_audio.latent_spaces import Codec, LatentSpace
+from sae_audio.moves import known_notes
 from sae_audio.outcome import curves, outcomes
 from sae_audio.pipeline import Stage, Steered, steering
 from sae_audio.plots import png, side_by_side
@@ -302,8 +303,8 @@ def notes_of(bundle: Bundle) -> list[str]:
     """Return the notes that a bundle can move to: those that training heard."""
     if "pitch" not in bundle.controls:
         return []
-    heard = bundle.controls["pitch"].directions.abs().sum(1) > 0
-    return [name for name, there in zip(bundle.properties["pitch"].names, heard.tolist(), strict=True) if there]
+    known = known_notes(bundle.controls["pitch"])
+    return [name for name, there in zip(bundle.properties["pitch"].names, known.tolist(), strict=True) if there]
 
 
 @plainly

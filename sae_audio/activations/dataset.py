@@ -9,7 +9,6 @@ interrupted fetches only the row groups that it still needs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -23,8 +22,8 @@ from sae_audio.activations.splits import hashed_splits
 from sae_audio.activations.store import SPLITS
 from sae_audio.audio import MAX_MINUTES
 from sae_audio.errors import DataError, ParameterError
+from sae_audio.spec import HUB_ID
 
-NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PARQUET = "use a copy in parquet, such as --dataset-revision refs/convert/parquet, which the Hub makes of most data sets"
 FOOTERS_AT_ONCE = 16
 """Files whose footers are fetched together."""
@@ -117,7 +116,7 @@ def dataset_sources(
     """
     if find_spec("datasets") is None:
         raise DataError("a data set from the Hub needs the package datasets; install it with: pip install datasets")
-    if not NAME.fullmatch(repo):
+    if not HUB_ID.fullmatch(repo):
         raise ParameterError(f"data set '{repo}' is not a Hub id; give user/name, for example openslr/librispeech_asr")
     if limit is not None and limit < 1:
         raise ParameterError(f"limit is {limit}; it must be at least 1 recording")
