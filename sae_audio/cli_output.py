@@ -136,5 +136,6 @@ def whole_folder(out: Path) -> Iterator[Path]:
 def _writable(out: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise OutputError(f"'{out}' cannot be made ({error.strerror}); choose another folder") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"'{out}' cannot be made ({reason}); choose another folder") from None
