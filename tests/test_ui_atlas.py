@@ -15,7 +15,7 @@ REQUEST = gr.Request(session_hash="an atlas visitor")
 
 @pytest.fixture(scope="module")
 def drawn() -> list[dict]:
-    return [update["value"] for update in atlas.atlas_of(SHIPPED, 42)]
+    return [json.loads(update["value"]) for update in atlas.atlas_of(SHIPPED, 42)]
 
 
 def test_the_map_is_there_at_once_and_arranged_then(drawn):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections import OrderedDict
@@ -97,7 +98,7 @@ def tab(page: Page) -> None:
 
 @plainly
 def atlas_of(source: Source, feature: int | None) -> Iterator[dict]:
-    """Return the map and the list of all features: names, kinds, how often they fire, and two layouts of the decoder.
+    """Return the map and the list of all features, as JSON: names, kinds, how often they fire, two layouts of the decoder.
 
     The first time for a bundle the map is shown by principal components until it is arranged.
     """
@@ -194,11 +195,12 @@ def _axes(bundle: Bundle, directions: Tensor) -> Tensor | None:
     return torch.stack([along(typical, unit) for unit in units], 1)
 
 
-def _drawn(source: Source, bundle: Bundle, layout: Layout) -> dict:
+def _drawn(source: Source, bundle: Bundle, layout: Layout) -> str:
+    """What the map and the list show, as JSON text: of a value Gradio's page copies each number several times at every event."""
     atlas = bundle.atlas
     base, query = link_of(source)
     rounded = {"fires": atlas.density, "typical": atlas.mean, "largest": atlas.max}
-    return {
+    columns = {
         "names": [name.text for name in atlas.names],
         "kinds": [kind_of(atlas, feature) for feature in range(atlas.d_sae)],
         "pitch": [_height(bundle, name) for name in atlas.names],
@@ -212,6 +214,7 @@ def _drawn(source: Source, bundle: Bundle, layout: Layout) -> dict:
         "base": base,
         "query": query,
     }
+    return json.dumps(columns)
 
 
 def _height(bundle: Bundle, name: Name) -> float | None:

@@ -209,7 +209,7 @@ function filter() {
 const gradient = () => `linear-gradient(90deg, ${[0, 1].map((share) => mixed(...PITCHES[dark() ? 'dark' : 'light'], share)).join(', ')})`;
 
 function draw() {
-  data = props.value || null;
+  data = props.value ? JSON.parse(props.value) : null;
   one('.atlas').hidden = !data;
   if (!data) return;
   zoom = 1;
