@@ -10,7 +10,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -221,18 +222,25 @@ def fetch(repo_id: str, files: Iterable[str], weights: Sequence[str], revision: 
     HubError
         No such repository or revision, not allowed, or out of reach while the cache does not hold all of it.
     """
+
+    def held(name: str, local: bool = False) -> Path:
+        wanted = [*files, name]
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted, local_files_only=local))
+
     with talking(repo_id, revision):
         try:
             for name in weights:
-                wanted = [*files, name]
-                folder = Path(retried(partial(snapshot_download, repo_id, revision=revision, allow_patterns=wanted)))
-                if (folder / name).is_file():
+                if ((folder := retried(partial(held, name))) / name).is_file():
                     return folder
             retried(partial(repo_info, repo_id, revision=revision))  # or it is the cache's share of a repository out of reach
             return folder
         except CAUGHT as error:
             if not unreachable(error):
                 raise
+            for name in weights:  # the client takes what it has by itself, but not after a connection that broke off
+                with suppress(LocalEntryNotFoundError):
+                    if ((folder := held(name, local=True)) / name).is_file():
+                        return folder
             command = f"hf download {repo_id}" + (f" --revision {revision}" if revision else "")
             said = explain(error, repo_id, revision)
             raise HubError(f"{said}, or run `{command}` where there is a network: the cache does not hold all of it") from error

@@ -537,5 +537,5 @@ def test_our_folder_is_strict(tmp_path):
     (tmp_path / "config.json").write_text('{"model": "etude-codec", "format": 1}')
     with pytest.raises(LatentSpaceError, match="is etude-codec format 1; this version reads etude-flow 1"):
         load_generator(tmp_path)
-    with pytest.raises(LatentSpaceError, match=r"config\.json is not the config"):
+    with pytest.raises(LatentSpaceError, match=r"has no config\.json; give a generator's folder"):
         load_generator(tmp_path / "nowhere")

@@ -230,7 +230,7 @@ def test_foreign_tensors_are_named(tmp_path, change, message):
 
 
 def test_damaged_files_are_named(tmp_path):
-    with pytest.raises(LatentSpaceError, match=r"config\.json is not the config"):
+    with pytest.raises(LatentSpaceError, match=r"has no config\.json; give the folder of an étude codec"):
         load_codec(tmp_path)
     save_codec(tiny_codec(), tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")

@@ -97,7 +97,7 @@ def test_a_model_from_the_hub(by, job, hub, repo_id, song, tmp_path, capsys):
     assert cli.main([*analyse, "--source", f"{repo_id}-again", "--source-revision", first]) == 0
     capsys.readouterr()
     assert cli.main(moved) == 2 and "model of type None" in capsys.readouterr().err
-    assert cli.main([*moved, "--source-revision", "0" * 40]) == 2 and "at revision '000" in capsys.readouterr().err
+    assert cli.main([*moved, "--source-revision", "0" * 40]) == 2 and "no branch, tag or commit '000" in capsys.readouterr().err
 
 
 def test_a_layer_is_recorded_and_a_folder_is_not_told(job, song, tmp_path, capsys, monkeypatch):

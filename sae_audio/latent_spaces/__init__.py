@@ -289,7 +289,7 @@ def _download(name: str, row: SpaceRow, repo: str, revision: str | None) -> Path
 
 
 def _files(row: SpaceRow) -> str:
-    return " and ".join([*row.files, " or ".join(row.weights)])
+    return " and ".join(dict.fromkeys([*row.files, " or ".join(row.weights)]))
 
 
 def _check_geometry(name: str, row: SpaceRow, space: LatentSpace) -> None:
