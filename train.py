@@ -1,6 +1,6 @@
 """Train an SAE with probes, control vectors and a feature atlas on an audio latent space, and save it as a bundle.
 
-    python train.py                                        # the embedded default: synthesised music, étude codec, about 3 minutes
+    python train.py                                        # the embedded default: synthesised music, étude codec, about 2 minutes
     python train.py --audio ~/music --out runs/mine        # your own recordings
     python train.py --space encodec-24khz --audio ~/music --d-sae 4096 --k 32
     python train.py --dataset openslr/librispeech_asr --dataset-config clean --split train.100 --group-column speaker_id

@@ -1,6 +1,7 @@
 """Many visitors of the page at once, through its API: ``python -m benchmarks.page_load``; needs gradio and gradio_client.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.page_load                 16 users for two minutes: results/page_load.md
+    python -m benchmarks.page_load --users 32 --seconds 300          results/page_load.md as it is
+    python -m benchmarks.page_load                                   16 users for two minutes
     python -m benchmarks.page_load --users 4 --seconds 20 --out ""   a short one, printed only
 
 Every user has a sine, features and a seed of their own, and goes round, each from another place: analyse the sound and hear a

@@ -16,7 +16,7 @@ import torch
 from sae_audio import cli
 
 ROOT = Path(__file__).parent.parent
-TINY = ["--minutes", "3", "--steps", "60", "--d-sae", "256", "--control-clips", "2", "--batch-size", "1024", "--device", "cpu"]
+TINY = ["--minutes", "2", "--steps", "60", "--d-sae", "256", "--control-clips", "2", "--batch-size", "1024", "--device", "cpu"]
 
 
 def run(*arguments, cwd=ROOT):
@@ -395,11 +395,11 @@ BAD_TRAINING = {
 }
 
 
-def test_config_options_are_checked_like_typed_ones(tmp_path):
+def test_config_options_are_checked_like_typed_ones(tmp_path, capsys):
     unknown = "c.json holds 'what', which is no option of train.py; give the config.json in OUT.work"
     for content, reason in (("[1]", "holds list"), ('{"mode": "nonsense"}', "invalid choice"), ('{"what": 1}', unknown)):
         (tmp_path / "c.json").write_text(content)
-        code, _, err = run("train.py", "--config", tmp_path / "c.json", "--out", tmp_path / "new")
+        code, err = train_here(capsys, "--config", tmp_path / "c.json", "--out", tmp_path / "new")
         assert code == 2 and is_one_line(err) and reason in err, err
 
 
@@ -433,12 +433,29 @@ def test_options_that_a_config_holds_may_be_idle(tmp_path):
     train.check_used(train.parse(["--config", str(tmp_path / "c.json"), "--audio", "a"]))
 
 
+def train_here(capsys, *arguments):
+    """Run ``train.py`` in this process; return exit code and stderr."""
+    import train
+
+    try:
+        code = cli.guarded(lambda: train.main(train.parse([str(argument) for argument in arguments])), debug=False)
+    except SystemExit as stop:
+        code = stop.code
+    return code, capsys.readouterr().err
+
+
 @pytest.mark.parametrize("reason", BAD_TRAINING)
-def test_bad_training_fails_early_with_one_line(reason, tmp_path):
+def test_bad_training_fails_early_with_one_line(reason, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     arguments = BAD_TRAINING[reason] if "--out" in BAD_TRAINING[reason] else [*BAD_TRAINING[reason], "--out", tmp_path / "new"]
-    code, _, err = run("train.py", *arguments)
+    code, err = train_here(capsys, *arguments)
     assert code == 2 and is_one_line(err) and reason in err, err
     assert not (tmp_path / "new").exists()
+
+
+def test_bad_training_of_the_script_itself(tmp_path):
+    code, out, err = run("train.py", "--steps", "0", "--out", tmp_path / "new")
+    assert (code, out) == (2, "") and is_one_line(err) and "TrainConfig.steps is 0" in err
 
 
 def test_a_folder_of_odd_and_bad_files_trains(tmp_path):

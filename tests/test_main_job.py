@@ -21,10 +21,10 @@ RATE, SAMPLES = 44_100, 44_101
 
 @pytest.fixture(scope="module")
 def music(tmp_path_factory):
-    """A minute of synthesised music as sound files."""
+    """Half a minute of synthesised music as sound files."""
     folder = tmp_path_factory.mktemp("music")
     for clip in corpus(2, 0, "additive"):
-        soundfile.write(folder / f"{clip.name}.wav", clip.render()[: 5 * 16_000], 16_000)
+        soundfile.write(folder / f"{clip.name}.wav", clip.render()[: 3 * 16_000], 16_000)
     return folder
 
 

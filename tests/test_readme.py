@@ -233,7 +233,11 @@ def test_the_commands_are_found():
 ALONE = [c for c in COMMANDS if "pip install" not in c and "app.py" not in c and "--demo" not in c]
 
 
-@pytest.mark.parametrize("command", ALONE)
+SLOW = ("accelerate launch", "--push-to-hub", "experiments.disentanglement")
+"""Parts of commands that take longest; test_activations, test_cli_hub and test_disentanglement do that work in the fast suite."""
+
+
+@pytest.mark.parametrize("command", [pytest.param(c, marks=[pytest.mark.slow] * any(part in c for part in SLOW)) for c in ALONE])
 def test_commands(command, home, internet, paper, monkeypatch):
     needs(command, home, internet)
     if "data/paper" in command:
