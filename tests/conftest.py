@@ -27,12 +27,19 @@ _HOME = pytest.StashKey[Path]()
 def pytest_configure(config: pytest.Config) -> None:
     if "huggingface_hub" in sys.modules:
         raise pytest.UsageError("huggingface_hub was imported before HF_ENDPOINT could be set")
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # who share the cores
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+    share_cores(config)
     home = Path(tempfile.mkdtemp(prefix="hf-home-"))
     hub = HubServer().start()
     os.environ.update(hub.env(home=home))
     config.stash[_HUB], config.stash[_HOME] = hub, home
+
+
+def share_cores(config: pytest.Config) -> None:
+    """Give each worker its part of the cores: threads waiting for each other on a busy core make some tests ten times as slow."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # it only hands out tests, and its workers inherit its environment
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

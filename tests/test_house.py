@@ -1,12 +1,14 @@
 """The house of design.md: data flows one way, and `import sae_audio` is light."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sae_audio"
@@ -169,3 +171,9 @@ def test_types_are_clean(tmp_path):
 def test_ruff_is_clean():
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout
+
+
+def test_workers_of_the_suite_share_the_cores():
+    """With two threads each on two cores, some tests took ten times as long."""
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        assert torch.get_num_threads() <= max(1, len(os.sched_getaffinity(0)) // int(workers))
