@@ -233,8 +233,8 @@ def test_the_commands_are_found():
 ALONE = [c for c in COMMANDS if "pip install" not in c and "app.py" not in c and "--demo" not in c]
 
 
-SLOW = ("accelerate launch", "--push-to-hub", "experiments.disentanglement")
-"""Parts of commands that take longest; test_activations, test_cli_hub and test_disentanglement do that work in the fast suite."""
+SLOW = ("accelerate launch", "train.py --space", "--push-to-hub", "experiments.disentanglement")
+"""Parts of commands that take longest; test_activations, test_main_job, test_cli_hub, test_disentanglement do that work too."""
 
 
 @pytest.mark.parametrize("command", [pytest.param(c, marks=[pytest.mark.slow] * any(part in c for part in SLOW)) for c in ALONE])
