@@ -34,11 +34,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_HUB], config.stash[_HOME] = hub, home
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker more than cores: tests of the page wait for the browser and the browser for the page."""
-    return len(os.sched_getaffinity(0)) + 1
-
-
 def share_cores(config: pytest.Config) -> None:
     """Give each worker its part of the cores: threads waiting for each other on a busy core make some tests ten times as slow."""
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
