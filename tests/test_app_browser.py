@@ -32,6 +32,15 @@ def test_every_tab_is_in_the_list():
     assert TABS.keys() == set(TITLES.values())
 
 
+SETTLED = """() => {
+    const place = JSON.stringify(document.querySelector('#timeline .lanes').getBoundingClientRect());
+    window.still = place === window.place ? window.still + 1 : 0;
+    window.place = place;
+    return window.still >= 20;
+}"""
+"""Whether the timeline has stayed where it is for 20 frames: a page that is still being laid out moves away under the mouse."""
+
+
 @pytest.fixture
 def explore(open_page):
     """The page as it opens, with the first example and the card of its strongest feature."""
@@ -39,6 +48,7 @@ def explore(open_page):
     page = open_page(logs="Waveform load error")
     page.wait_for_selector("#card h2")
     page.wait_for_function(f"{AUDIO}[0].readyState >= 2")
+    page.wait_for_function(SETTLED)
     return page
 
 
@@ -93,6 +103,7 @@ def test_a_click_seeks_within_50_ms_and_chooses_the_feature_under_it(explore):
     rows = explore.locator("#timeline .lanes .features").bounding_box()
     label = explore.locator("#timeline .row").nth(4)
     explore.mouse.click(lane["x"] + 0.4 * lane["width"], rows["y"] + 4.5 * 17)
+    explore.wait_for_function(f"{AUDIO}[0].currentTime > 0")
     assert position(explore) == pytest.approx(0.4 * 6, abs=SYNC) and cursor(explore) == pytest.approx(0.4 * 6, abs=SYNC)
     number = label.get_attribute("data-feature")
     explore.wait_for_function(f"document.querySelector('#card h2')?.innerText.startsWith('{number}')")
@@ -103,6 +114,7 @@ def test_a_click_seeks_within_50_ms_and_chooses_the_feature_under_it(explore):
 def test_hovering_reads_off_numbers(explore):
     lane = explore.locator("#timeline .inner").bounding_box()
     explore.mouse.move(lane["x"] + 0.5 * lane["width"], lane["y"] + 20)
+    explore.wait_for_function("document.querySelector('#timeline .read').innerText.includes('At the pointer')")
     text = explore.inner_text("#timeline .read")
     assert re.search(r"At the pointer\n3\.\d\d s\nframe 1[45]\d", text) and "dBFS" in text and "probe:" in text
 
