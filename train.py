@@ -32,7 +32,7 @@ from sae_audio.cli_hub import published_lines
 from sae_audio.console import Parser, guarded
 from sae_audio.errors import ParameterError
 from sae_audio.sae import VARIANTS
-from sae_audio.trackers import TRACKERS
+from sae_audio.trackers import TRACKERS, check_tracker
 
 RECORDED = (
     *("space", "tap", "layer", "source_revision", "dtype", "sae", "d_sae", "k", "l1", "l1_on"),
@@ -163,6 +163,7 @@ def check(options: argparse.Namespace) -> None:
     if options.stability_seeds < 0:
         raise ParameterError(f"--stability-seeds is {options.stability_seeds}; it must be 0 or more")
     check_precision(options.dtype, options.device)
+    check_tracker(options.tracker)
     check_replaceable(options.out)
     if options.corpus != "additive" and not (options.audio or options.dataset):
         soundfont.check()
@@ -240,7 +241,7 @@ def main(options: argparse.Namespace) -> None:
     """Run the main job."""
     from sae_audio.activations import extract
     from sae_audio.files import write_bytes
-    from sae_audio.hub import check_push, push, push_command
+    from sae_audio.hub import check_publish, push, push_command
     from sae_audio.latent_spaces import load_latent_space
     from sae_audio.recipe import Recipe, fit_bundle, n_stages
     from sae_audio.report import metric_lines
@@ -253,7 +254,7 @@ def main(options: argparse.Namespace) -> None:
     leader = int(os.environ.get("RANK", 0)) == 0
     say = (lambda line: print(line, flush=True)) if leader else (lambda line: None)
     if options.push_to_hub and leader:
-        check_push(options.push_to_hub, private=options.private, revision=options.revision)
+        check_publish(options.push_to_hub, private=options.private, revision=options.revision)
         say(f"token and repository are fine: the bundle can go to {options.push_to_hub}")
     if options.dataset:
         say(f"looking up data set '{options.dataset}' on the Hub")

@@ -43,10 +43,14 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=16, help="10-second clips per synthesiser")
-    parser.add_argument("--sources", nargs="+", default=["additive", "fluidr3"], choices=["additive", "fluidr3"])
-    parser.add_argument("--trackers", nargs="+", default=["yin", "librosa-yin", "pyin"], choices=list(TRACKERS))
+    parser.add_argument(
+        "--sources", nargs="+", default=["additive", "fluidr3"], choices=["additive", "fluidr3"], help="synthesisers"
+    )
+    parser.add_argument(
+        "--trackers", nargs="+", default=["yin", "librosa-yin", "pyin"], choices=list(TRACKERS), help="pitch trackers to compare"
+    )
     parser.add_argument("--seconds", type=int, default=120, help="audio of the speed table")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     return parser.parse_args()
 
 

@@ -30,10 +30,11 @@ import torch
 from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
-from sae_audio.audio import read, resample
+from sae_audio.audio import read
 from sae_audio.descriptors import describe
 from sae_audio.errors import DataError
 from sae_audio.etude.corpus import Clip, corpus
+from sae_audio.fitting import resample
 from sae_audio.latent_spaces.etude import EtudeCodec
 from sae_audio.units import to_db
 

@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from sae_audio.activations import audio_sources, extract
-from sae_audio.audio import mixdown, read, write
+from sae_audio.audio import read, write
 from sae_audio.descriptors import describe
+from sae_audio.fitting import mixdown
 from sae_audio.latent_spaces import LatentSpace, load_latent_space
 
 RATE, CLIP_SECONDS = 44_100, 10

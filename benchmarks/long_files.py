@@ -38,7 +38,7 @@ LONGEST_SONG = 10.24
 """Seconds: all that étude-flow makes."""
 
 
-class Command(NamedTuple):
+class SoundCommand(NamedTuple):
     """A command that takes or makes sound."""
 
     arguments: str
@@ -55,18 +55,18 @@ def song(minutes: float) -> float:
 STEER = "-m sae_audio steer {sound} -o {out}/steered.wav --json {out}/steered.json --plot {out}/steered.png {bundle} "
 MOVES = "--pitch +2 --loudness -6 --brightness +0.3"
 COMMANDS = {
-    "analyse": Command(
+    "analyse": SoundCommand(
         "-m sae_audio analyse {stereo} --json {out}/view.json --plot {out}/view.png --probes {out}/probes.png {bundle}"
     ),
-    "steer": Command(STEER.replace("sound", "stereo") + MOVES),
-    "steer-feature": Command(STEER.replace("sound", "stereo") + "--feature 5=2"),
-    "steer-8-channels": Command(STEER.replace("sound", "eight") + MOVES),
-    "eval": Command("-m sae_audio eval --audio {stereo} --json {out}/eval.json"),
-    "train": Command(
+    "steer": SoundCommand(STEER.replace("sound", "stereo") + MOVES),
+    "steer-feature": SoundCommand(STEER.replace("sound", "stereo") + "--feature 5=2"),
+    "steer-8-channels": SoundCommand(STEER.replace("sound", "eight") + MOVES),
+    "eval": SoundCommand("-m sae_audio eval --audio {stereo} --json {out}/eval.json"),
+    "train": SoundCommand(
         "train.py --audio {folder} --out {out}/bundle --steps 100 --stability-seeds 0 --control-clips 2", lambda m: 3 * m
     ),
-    "generate": Command("-m sae_audio generate --seconds {seconds} --steer loudness=-6 -o {out}/song.wav", song),
-    "trace": Command("-m sae_audio trace --seconds {seconds} --out {out}/trace", song),
+    "generate": SoundCommand("-m sae_audio generate --seconds {seconds} --steer loudness=-6 -o {out}/song.wav", song),
+    "trace": SoundCommand("-m sae_audio trace --seconds {seconds} --out {out}/trace", song),
 }
 """All that ``sae-audio -h`` lists with sound in it, and ``train.py`` on three such files, one in each split."""
 

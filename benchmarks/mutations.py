@@ -165,7 +165,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="FILE[:LINE]")
+    parser.add_argument("--only", default="", metavar="FILE[:LINE]", help="change nothing but this file, or this line of it")
     parser.add_argument("--out", default=str(RESULTS), help="where the result goes; '' prints it only")
     options = parser.parse_args()
     file, _, line = options.only.partition(":")

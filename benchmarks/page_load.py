@@ -295,8 +295,8 @@ def markdown(found: dict) -> str:
 def main() -> None:
     """Run the benchmark, print its table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--users", type=int, default=16, help="visitors at once (default 16)")
+    parser.add_argument("--seconds", type=float, default=120, help="how long (default 120)")
     parser.add_argument("--out", default=str(RESULTS), help="file of results; empty: none")
     parser.add_argument("--json", help="write the figures here")
     asked = parser.parse_args()

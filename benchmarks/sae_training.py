@@ -57,11 +57,13 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Return the command line's settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", nargs="*", default=list(REQUIREMENTS), choices=list(REQUIREMENTS))
-    parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
+    parser.add_argument(
+        "--peers", nargs="*", default=list(REQUIREMENTS), choices=list(REQUIREMENTS), help="libraries to compare with"
+    )
+    parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES, help="sizes of the SAE")
     parser.add_argument("--rounds", type=int, default=9, help="rounds per case")
     parser.add_argument("--steps", type=int, default=10, help="steps per round")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--quick", action="store_true", help="two rounds of two steps of the first case")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     arguments = parser.parse_args()

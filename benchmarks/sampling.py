@@ -82,7 +82,9 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="etude-flow", help="generator (default: the shipped one)")
-    parser.add_argument("--bundle", default=str(Path(__file__).resolve().parent.parent / "checkpoints" / "etude"))
+    parser.add_argument(
+        "--bundle", default=str(Path(__file__).resolve().parent.parent / "checkpoints" / "etude"), help="its folder"
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the song (default 5)")
     parser.add_argument("--steps", type=int, default=32, help="points in time (default 32)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of which the best counts (default 5)")

@@ -106,7 +106,7 @@ def page(found: list[Row]) -> str:
 def main() -> None:
     """Print the table and keep it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of which the best counts (default 3)")
     parser.add_argument("--train", action="store_true", help="`python train.py` too")
     parser.add_argument("--out", default=str(RESULTS), help="where the table goes; '' prints it only")
     options = parser.parse_args()

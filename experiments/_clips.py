@@ -18,10 +18,11 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_audio.audio import Sound, mixdown
+from sae_audio.audio import Sound
 from sae_audio.audio import read as read_sound
 from sae_audio.errors import DataError
 from sae_audio.files import write_bytes
+from sae_audio.fitting import mixdown
 from sae_audio.latent_spaces import Encoder
 from sae_audio.latent_spaces.signature import same_weights, signature
 from sae_audio.vocalset import LabelledClip

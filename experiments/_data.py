@@ -15,7 +15,7 @@ import torch
 
 from experiments._corpus import CACHE, etude_store
 from sae_audio.activations import ActivationStore, AudioSource, audio_sources, extract
-from sae_audio.activations.frames import measured
+from sae_audio.activations.measuring import measured
 from sae_audio.activations.sources import Recording
 from sae_audio.activations.store import shard_contents
 from sae_audio.audio import MAX_MINUTES, Sound

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from experiments import _published as published
 from experiments._singing_report import filled_table, groups_of
-from sae_audio.disentanglement import group_interval, mean_interval, top_factors
+from sae_audio.disentanglement import top_factors
 from sae_audio.factors import FAMILIES, family
+from sae_audio.intervals import group_interval, mean_interval
 
 CODES = {
     "dense": "dense state",

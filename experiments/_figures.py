@@ -77,6 +77,7 @@ def code_figure(rows: Sequence[dict]) -> Figure:
 
 def error_figure(rows: Sequence[dict]) -> Figure:
     """Draw what the SAEs lose over sparsity: squared error as published, and the share of the variance."""
+
     def draw(axes: Sequence[Axes], key: tuple, mine: Sequence[dict]) -> None:
         above, below = axes
         if said := published.ERRORS.get(key):

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
 from experiments import _published as published
-from sae_audio.disentanglement import group_interval
+from sae_audio.intervals import group_interval, proportion_interval
 from sae_audio.markdown import markdown_table
-from sae_audio.metrics import proportion_interval
 
 CODES = {
     "sae": "TopK SAE",

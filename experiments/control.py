@@ -34,7 +34,7 @@ from sae_audio.errors import LatentSpaceError
 from sae_audio.evaluation import control_trials, isolation_of, probe_table
 from sae_audio.files import make_folder, write_bytes
 from sae_audio.fit_controls import EFFECT_FRAMES, calibrated, uncalibrated_controls
-from sae_audio.frames import MIN_CLASS_FRAMES, Frames, Splits, held_out_clips, sample, spreads
+from sae_audio.frames import MIN_CLASS_FRAMES, Frames, Splits, held_out_clips, random_frames, spreads
 from sae_audio.heard import Measure, changes, median, spectral_distance
 from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces import Codec
@@ -52,7 +52,7 @@ PAPER_WIDTH = 8
 
 def candidates(bundle: Bundle, train: Frames) -> Iterator[tuple[str, ControlVector]]:
     """Yield every kind of direction that is compared, by name, before calibration."""
-    sae, decoder, train = bundle.sae, bundle.sae.directions().detach(), sample(train, EFFECT_FRAMES)
+    sae, decoder, train = bundle.sae, bundle.sae.directions().detach(), random_frames(train, EFFECT_FRAMES)
     for name, vector in uncalibrated_controls(sae, bundle.properties, train, "latents").items():
         yield f"{name}: raw latents, partial effect", vector
     for name in (name for name in AXES if name in bundle.properties):
@@ -191,10 +191,10 @@ def lines_of(rows: list[dict], paper: list[dict]) -> list[str]:
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", default="checkpoints/etude")
+    parser.add_argument("--bundle", default="checkpoints/etude", help="folder or Hub id (default: the shipped one)")
     add_data_options(parser, minutes=60.0)
-    parser.add_argument("--clips", type=int, default=16)
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
+    parser.add_argument("--clips", type=int, default=16, help="held-out clips (default 16)")
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"), help="folder of results")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
 

@@ -30,7 +30,7 @@ from sae_audio.cli import guarded
 from sae_audio.errors import DataError
 from sae_audio.evaluation import probe_table, reconstruction_metrics
 from sae_audio.files import make_folder, write_bytes
-from sae_audio.frames import Splits, sample, usable_properties
+from sae_audio.frames import Splits, random_frames, usable_properties
 from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces import load_latent_space
 from sae_audio.plots import decodability, png
@@ -105,7 +105,7 @@ def measure(
     if job["config"] == reference:
         every = readers(sae, train.latents, job["seed"])
         chosen |= {name: every[name] for name in BASELINES[options.mode]}
-    lost = reconstruction_metrics(sae, sample(splits.test, MOST_TEST_FRAMES))
+    lost = reconstruction_metrics(sae, random_frames(splits.test, MOST_TEST_FRAMES))
     return [
         {**job, "property": prop, "reader": reader, **lost, **score._asdict()}
         for prop, reader, _, score in probe_table(chosen, properties, few)
@@ -169,10 +169,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     fit.add_argument("--mode", default="honest", choices=("honest", "paper"), help="default: honest")
     fit.add_argument("--widths", nargs="+", type=int, default=PAPER_WIDTHS, metavar="N", help="features per channel, paper mode")
     fit.add_argument("--l1", nargs="+", type=float, default=PAPER_L1, metavar="X", help="L1 coefficients, paper mode")
-    fit.add_argument("--seeds", type=int, default=3)
+    fit.add_argument("--seeds", type=int, default=3, help="SAEs per setting (default: 3)")
     fit.add_argument("--steps", type=int, default=400, help="of each SAE (default: 400)")
     fit.add_argument("--batch-size", type=int, default=2048, help="frames per step (default: 2048)")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"), help="folder of results")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
 

@@ -156,7 +156,7 @@ def row_of(job: Job, codes: dict[str, Tensor], known: Known, sizes: Sizes, metho
 def without_each(predicted: Tensor, known: Known) -> dict[str, list[float | None]]:
     """Return the held-out R² of every factor without each of the test singers, for intervals over singers."""
     rest = {name: torch.tensor([singer != name for singer in known.singers]) for name in sorted(set(known.singers))}
-    return {name: _finite(measures.explained(predicted[rows], known.held[rows])) for name, rows in rest.items()}
+    return {name: _finite(measures.factor_r2(predicted[rows], known.held[rows])) for name, rows in rest.items()}
 
 
 def _finite(values: Tensor) -> list[float | None]:

@@ -40,7 +40,7 @@ from experiments._data import seconds_of
 from experiments._emergence import LISTEN_EVERY, READERS, lines_of, panels, summary
 from experiments._log import finished
 from sae_audio.activations import audio_sources
-from sae_audio.audio import mixdown, read
+from sae_audio.audio import read
 from sae_audio.bundle import Bundle
 from sae_audio.bundle_space import space_of
 from sae_audio.cli import guarded
@@ -50,6 +50,7 @@ from sae_audio.errors import DataError
 from sae_audio.etude.corpus import corpus
 from sae_audio.etude.flow_data import note_tokens
 from sae_audio.files import write_bytes
+from sae_audio.fitting import mixdown
 from sae_audio.generation import Request, trace
 from sae_audio.generators import Model, frames_of, load_model
 from sae_audio.latent_spaces import Codec
@@ -190,17 +191,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="etude-flow", help="generator: étude-flow, a folder or a Hub id")
-    parser.add_argument("--bundle", default="checkpoints/etude")
+    parser.add_argument("--bundle", default="checkpoints/etude", help="folder or Hub id (default: the shipped one)")
     parser.add_argument("--prompts", type=int, default=64, help="prompts (default 64)")
     parser.add_argument("--prompts-file", type=Path, help="styles for a generator that is not étude-flow")
     parser.add_argument("--real", type=Path, help="folder of real sound for the control; too short ones are left out")
     parser.add_argument("--null-style", help="for models without their own")
     parser.add_argument("--seeds", type=int, default=2, help="songs per prompt (default 2)")
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of a song (default 5)")
+    parser.add_argument("--steps", type=int, default=32, help="points in time (default 32)")
     parser.add_argument("--cfg", type=float, help="strength of guidance (default: the model's own)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
+    parser.add_argument("--device", default="cpu", help="where the models run (default cpu)")
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"), help="folder of results")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     return parser.parse_args(argv)
 

@@ -69,10 +69,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     fit.add_argument(
         "--sparsity", nargs="+", type=float, default=list(published.SPARSITIES), help="shares of features that are 0"
     )
-    fit.add_argument("--seeds", type=int, default=3)
+    fit.add_argument("--seeds", type=int, default=3, help="SAEs per setting (default: 3)")
     for name, value in asdict(Sizes()).items():
         fit.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help=f"default: {value}")
-    made.add_argument("--out", type=Path, default=Path("experiments/results"))
+    made.add_argument("--out", type=Path, default=Path("experiments/results"), help="folder of results")
     made.add_argument("--cache", type=Path, default=CACHE, help=f"default: {CACHE}")
     made.add_argument("--debug", action="store_true", help="show tracebacks")
     return made

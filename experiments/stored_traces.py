@@ -34,9 +34,9 @@ MOST = 2_500_000
 def main() -> None:
     """Generate the songs and write their traces."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="etude-flow")
-    parser.add_argument("--bundle", default="checkpoints/etude")
-    parser.add_argument("--out", type=Path, default=Path("checkpoints/etude-flow/traces"))
+    parser.add_argument("--model", default="etude-flow", help="generator: étude-flow or a folder")
+    parser.add_argument("--bundle", default="checkpoints/etude", help="folder or Hub id (default: the shipped one)")
+    parser.add_argument("--out", type=Path, default=Path("checkpoints/etude-flow/traces"), help="folder of the traces")
     options = parser.parse_args()
     model, bundle = load_model(options.model), Bundle.from_pretrained(options.bundle)
     space = space_of(bundle)

@@ -165,9 +165,9 @@ class Bundle:
             Refused before anything is saved; or out of reach later: the bundle is then kept in a folder that the message
             names, with the command that goes on.
         """
-        from sae_audio.hub import check_push, push
+        from sae_audio.hub import check_publish, push
 
-        check_push(repo_id, private=private, revision=revision, token=token)
+        check_publish(repo_id, private=private, revision=revision, token=token)
         kept = Path(tempfile.mkdtemp(prefix="bundle-"))
         try:
             folder = self.save(kept / repo_id.split("/")[1])

@@ -100,7 +100,7 @@ def from_files(files: Mapping[str, bytes], where: str) -> Parts:
     """Read the parts back; ``where`` names the bundle in messages."""
     return Parts(
         {name: read_json(files, f"{name}.json", where) for name in JSON_FILES},
-        {name: read_tensors(files, f"{name}.safetensors", where) for name in TENSOR_FILES},
+        {name: parse_tensors(files, f"{name}.safetensors", where) for name in TENSOR_FILES},
     )
 
 
@@ -113,7 +113,7 @@ def read_json(files: Mapping[str, bytes], name: str, where: str) -> dict:
     return value
 
 
-def read_tensors(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Tensor]:
+def parse_tensors(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Tensor]:
     """Read a safetensors file."""
     with explained(where, name):
         return safetensors.load(_present(files, name, where))
@@ -139,7 +139,7 @@ def check_saelens(sae: SAE, spec: LatentSpec, files: Mapping[str, bytes], where:
         if name.endswith("json"):
             read_json(files, name, where)
             continue
-        found, expected = read_tensors(files, name, where), safetensors.load(content)
+        found, expected = parse_tensors(files, name, where), safetensors.load(content)
         check_tensors(found, {key: (tuple(value.shape), value.dtype) for key, value in expected.items()}, f"{where}/{name}")
         for key, value in expected.items():
             if not torch.allclose(found[key], value, rtol=1e-5, atol=1e-6):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sae_audio.bundle_format import SAELENS_VARIANTS
 from sae_audio.card_metadata import STABILITY, licence_of_base, metadata
-from sae_audio.card_results import control, probes, reconstruction, stability
+from sae_audio.card_results import control_section, probes_section, reconstruction_section, stability_section
 from sae_audio.control import UNITS
 from sae_audio.latent_spaces.table import SPACES
 from sae_audio.markdown import markdown_table
@@ -74,10 +74,10 @@ def model_card(bundle: Bundle) -> str:
     sections = [
         _introduction(bundle),
         _use(bundle),
-        reconstruction(bundle),
-        stability(bundle.metrics.get("stability", {})),
-        probes(bundle),
-        control(bundle.metrics.get("control", {})),
+        reconstruction_section(bundle),
+        stability_section(bundle.metrics.get("stability", {})),
+        probes_section(bundle),
+        control_section(bundle.metrics.get("control", {})),
         _features(bundle),
         _figures(bundle),
         _limits(bundle),

@@ -21,7 +21,7 @@ READERS = {
 }
 
 
-def reconstruction(bundle: Bundle) -> str:
+def reconstruction_section(bundle: Bundle) -> str:
     """Return the section about what the SAE keeps of the latents."""
     sae, config = bundle.metrics.get("sae", {}), bundle.sae.config
     rows = [
@@ -38,7 +38,7 @@ def reconstruction(bundle: Bundle) -> str:
     )
 
 
-def stability(again: Mapping) -> str:
+def stability_section(again: Mapping) -> str:
     """Return the section about the features that come again from another seed."""
     if not again:
         return ""
@@ -53,7 +53,7 @@ by their decoder rows; beside it, the same for random directions.
 {markdown_table(("measure", "this SAE", "random directions"), rows)}"""
 
 
-def probes(bundle: Bundle) -> str:
+def probes_section(bundle: Bundle) -> str:
     """Return the table of what every reader reads, with the baselines."""
     scores, regression = bundle.metrics.get("probes", {}), bundle.metrics.get("regression", {})
     scored = {prop: scores[prop] for prop in bundle.properties if prop in scores}
@@ -89,7 +89,7 @@ it, so that changes of loudness are measured and levels are not; who steers a so
 """
 
 
-def control(figures: Mapping) -> str:
+def control_section(figures: Mapping) -> str:
     """Return the table of what steering did to decoded sound."""
     if not figures.get("trials"):
         return ""

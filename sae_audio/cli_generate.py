@@ -116,7 +116,7 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _trace(arguments: argparse.Namespace) -> None:
-    from sae_audio.audio import write
+    from sae_audio.audio import Sound, full_scale_gain, lowered, write
     from sae_audio.generation import trace
     from sae_audio.plots import png
     from sae_audio.plots.denoising import emergence_curves, panels_of
@@ -128,25 +128,29 @@ def _trace(arguments: argparse.Namespace) -> None:
     request, bundle = request_of(model, arguments), bundle_of(arguments)
     space, out = codec_for(model, bundle, arguments), free_folder(arguments.out)
     record = [name for name in arguments.record.split(",") if name]
-    listen = _spread(arguments.listen, request.steps)
+    listen, heard = _spread(arguments.listen, request.steps), dict[str, Sound]()
+
+    def keep(point: Point) -> None:
+        bar.update()
+        if point.audio is not None:
+            name = "final.wav" if point.index == request.steps - 1 else f"x1-{point.index:02d}.wav"
+            heard[name] = Sound(point.audio[0], space.spec.sample_rate)
+
     with whole_folder(out) as folder:
-
-        def keep(point: Point) -> None:
-            bar.update()
-            if point.audio is not None:
-                name = "final.wav" if point.index == request.steps - 1 else f"x1-{point.index:02d}.wav"
-                write(folder / name, point.audio[0], space.spec.sample_rate, bits=arguments.bits)
-
         options = {"model": model, "space": space, "record": record, "listen": listen, "half": arguments.half}
         with _progress(request, last=1) as bar:
             found = trace(bundle, request, on_point=keep, **options)
+        gain = full_scale_gain(*heard.values())  # one for all, or their levels could not be compared
+        for name, sound in heard.items():
+            write(folder / name, lowered(sound, gain).samples, sound.sample_rate, bits=arguments.bits)
         found.save(folder / "trace")
         write_bytes(folder / "scrubber.json", compact_json(scrubber(found, bundle.properties)))
         write_bytes(folder / "emergence.png", png(emergence_curves(panels_of(found.times.tolist(), found.facts["curves"]))))
-    summary = {**found.facts, "times": found.times.tolist(), "output": str(out)}
+    summary = {**found.facts, "times": found.times.tolist(), "output": str(out), "gain": gain}
     if arguments.json != "-":
         print("\n".join(_trace_lines(found.facts["curves"], request.steps)))
-        print(f"\nwrote {', '.join(sorted(path.name for path in out.iterdir()))} to {out}")
+        files = ", ".join(sorted(path.name for path in out.iterdir()))
+        print("\n".join(["", *lowered_lines(gain), f"wrote {files} to {out}"]))
     write_json(arguments.json, summary)
 
 

@@ -198,11 +198,11 @@ def _deploy(arguments: argparse.Namespace) -> None:
 
 
 def _would_send(space: str, folder: str | Path, bundle: str | None) -> list[str]:
-    from sae_audio.deploy import check_name, check_settings, space_files
+    from sae_audio.deploy import check_name, checked_card, space_files
 
     check_name(space)
     files = space_files(folder)
-    check_settings(files)
+    checked_card(files)
     size = sum(path.stat().st_size for path in files.values())
     shown = _would_show(bundle) if bundle else "the shipped bundle"
     return [*files, f"{space} would show {shown}", f"{len(files)} files, {size / 1e6:.1f} MB; nothing was sent"]

@@ -101,7 +101,7 @@ def check_name(repo_id: str) -> None:
         raise ParameterError(f"'{repo_id}' is not the name of a Space; give user/space")
 
 
-def check_settings(files: Mapping[str, Path]) -> RepoCard:
+def checked_card(files: Mapping[str, Path]) -> RepoCard:
     """Return README.md as a card if its front matter makes a Space of these files.
 
     Parameters
@@ -175,7 +175,7 @@ def deploy_space(
 
     check_name(repo_id)
     files, api = space_files(folder), HfApi(token=token)
-    card = check_settings(files)
+    card = checked_card(files)
     with talking(repo_id, repo_type="space"):
         _validate(card)
         shown = find_bundle(bundle, token=token) if bundle else None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sae_audio.errors import ParameterError
 from sae_audio.framing import frame_windows
-from sae_audio.trackers import TRACKERS
+from sae_audio.trackers import TRACKERS, check_tracker
 from sae_audio.units import SILENCE_DB, to_db
 
 WINDOW_SECONDS = 0.040  # RMS and centroid: holds 1.6 periods of the lowest f0
@@ -146,5 +146,4 @@ def _check(audio: Tensor, sample_rate: int, hop_length: int, tracker: str | None
         raise ParameterError(f"describe takes audio [B, C, N] with N >= 1, got {list(audio.shape)}")
     if sample_rate < 1 or hop_length < 1:
         raise ParameterError(f"sample_rate is {sample_rate} and hop_length is {hop_length}; both must be at least 1")
-    if tracker is not None and tracker not in TRACKERS:
-        raise ParameterError(f"tracker is '{tracker}'; use one of {', '.join(TRACKERS)}")
+    check_tracker(tracker)

@@ -20,7 +20,7 @@ regression only, and beside their controls.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,23 +111,23 @@ def dci(
         model = _regressor(method, alpha, seed).fit(x[known].numpy(), y[:, 0].numpy())
         weights = model.coef_ if method == "lasso" else model.feature_importances_
         importance[:, j] = torch.from_numpy(np.abs(weights))
-        r2_in[j] = explained(torch.from_numpy(model.predict(x[known].numpy()))[:, None], y)
+        r2_in[j] = factor_r2(torch.from_numpy(model.predict(x[known].numpy()))[:, None], y)
         if unseen is not None:
             values = factors[known, j].double()
             predicted[:, j] = torch.from_numpy(model.predict(unseen.numpy())) * values.std(correction=0) + values.mean()
-    r2_out = torch.full_like(r2_in, torch.nan) if held_out is None else explained(predicted, held_out[1])
+    r2_out = torch.full_like(r2_in, torch.nan) if held_out is None else factor_r2(predicted, held_out[1])
     measures = completeness(importance), effective_dims(importance), disentanglement(importance)
     return Dci(importance, r2_in, r2_out, predicted, *measures)
 
 
-def explained(predicted: Tensor, factors: Tensor) -> Tensor:
+def factor_r2(predicted: Tensor, factors: Tensor) -> Tensor:
     """Return the R² of predictions per factor, ``[n_factors]`` of two ``[N, n_factors]``, 1 − Σ(y − ŷ)² / Σ(y − ȳ)².
 
     Rows where a factor is NaN are left out of it; NaN where the rows left do not vary, or nothing was predicted.
 
     Examples
     --------
-    >>> explained(torch.tensor([[1.0], [2.0], [2.0]]), torch.tensor([[1.0], [2.0], [3.0]])).tolist()
+    >>> factor_r2(torch.tensor([[1.0], [2.0], [2.0]]), torch.tensor([[1.0], [2.0], [3.0]])).tolist()
     [0.5]
     """
     known = factors.isfinite()
@@ -199,11 +199,11 @@ def mutual_information_gap(codes: Tensor, factors: Tensor, bins: int = 20) -> Te
         At least 2.
     """
     _check_gap(codes, factors)
-    first, second = mutual_information(codes, factors, bins).topk(2, dim=0).values
+    first, second = binned_information(codes, factors, bins).topk(2, dim=0).values
     return (first - second) / (binned_entropy(factors, bins) * math.log(2))
 
 
-def mutual_information(codes: Tensor, factors: Tensor, bins: int = 20) -> Tensor:
+def binned_information(codes: Tensor, factors: Tensor, bins: int = 20) -> Tensor:
     """Return I(dimension; factor) in nats, ``[n_dims, n_factors]``, both cut into equal-width bins over their range.
 
     Parameters
@@ -265,70 +265,6 @@ def binned_entropy(factors: Tensor, bins: int = 10) -> Tensor:
 def top_factors(r2: Tensor, n: int = 10) -> Tensor:
     """Return the numbers of the ``n`` factors with the highest R², best first, int64; factors with NaN are never among them."""
     return r2.nan_to_num(-torch.inf).argsort(descending=True, stable=True)[: min(n, int(r2.isfinite().sum()))]
-
-
-def mean_interval(values: Tensor, *, level: float = 0.95, seed: int = 0) -> tuple[float, float, float]:
-    """Return the mean of a few values and its percentile-bootstrap interval (scipy).
-
-    Parameters
-    ----------
-    values : Tensor [N]
-        For example one score per factor, or per seed; NaN are left out.
-    level : float
-        Coverage, in (0, 1).
-    seed : int
-        Of the draws.
-
-    Returns
-    -------
-    (mean, low, high)
-        The ends are NaN for a single value; all are NaN without any.
-    """
-    from scipy.stats import bootstrap
-
-    kept = values[values.isfinite()].double().numpy()
-    if len(kept) < 2:
-        return (float(kept[0]) if len(kept) else math.nan), math.nan, math.nan
-    generator = np.random.default_rng(seed)
-    ends = bootstrap((kept,), np.mean, confidence_level=level, n_resamples=2000, method="percentile", rng=generator)
-    return float(kept.mean()), float(ends.confidence_interval.low), float(ends.confidence_interval.high)
-
-
-def group_interval(value: float, without: Sequence[float], *, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of a value over few independent groups, such as singers: the jackknife with Student's t (scipy).
-
-    value ± t · √((n − 1) / n · Σ (θ₋ᵢ − θ̄)²), θ₋ᵢ being the value without group i and t having n − 1 degrees of freedom. Of five
-    groups, drawing them again (bootstrap) covers the truth 83 times of 100 where it should 95 times; this does so 95 times.
-
-    Parameters
-    ----------
-    value : float
-        Measured on all groups.
-    without : sequence of float
-        Measured without each of the groups in turn, at least two.
-    level : float
-        Coverage, in (0, 1).
-
-    Returns
-    -------
-    (low, high)
-        NaN for fewer than two groups.
-
-    Examples
-    --------
-    The mean of 1, 2 and 3, each from a group of its own, is 2 ± 4.30 · 1 / √3:
-
-    >>> [round(end, 2) for end in group_interval(2.0, [2.5, 2.0, 1.5])]
-    [-0.48, 4.48]
-    """
-    from scipy.stats import t
-
-    n = len(without)
-    if n < 2:
-        return math.nan, math.nan
-    values = np.array(without)
-    reach = float(t.ppf((1 + level) / 2, n - 1) * np.sqrt((n - 1) / n * np.sum((values - values.mean()) ** 2)))
-    return value - reach, value + reach
 
 
 def _check(codes: Tensor, factors: Tensor, held_out: tuple[Tensor, Tensor] | None, method: str, alpha: float) -> None:

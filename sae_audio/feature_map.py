@@ -41,7 +41,7 @@ def neighbour_map(directions: Tensor, *, steps: int = STEPS) -> Tensor:
     return places / places.abs().max().clamp_min(1e-9)
 
 
-def agreement(places: Tensor, directions: Tensor, n: int = 8) -> float:
+def neighbours_kept(places: Tensor, directions: Tensor, n: int = 8) -> float:
     """Return how much of each feature's ``n`` nearest in a map are among its ``n`` nearest directions, on average, 0 to 1."""
     unit = torch.nn.functional.normalize(directions.detach().float(), dim=1)
     n = min(n, len(unit) - 1)

@@ -10,7 +10,7 @@ from sae_audio.calibration import Clips, calibrate_axis, calibrate_notes
 from sae_audio.control import ControlVector
 from sae_audio.directions import partial_effects
 from sae_audio.evaluation import reconstruction_distance, score_controls
-from sae_audio.frames import Frames, Splits, held_out_clips, sample, spreads
+from sae_audio.frames import Frames, Splits, held_out_clips, random_frames, spreads
 from sae_audio.heard import Measure
 from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces.base import Codec
@@ -44,7 +44,7 @@ def uncalibrated_controls(sae: SAE, properties: dict[str, Property], train: Fram
     via : str
         ``acts`` or ``latents``.
     """
-    train = sample(train, EFFECT_FRAMES)
+    train = random_frames(train, EFFECT_FRAMES)
     inputs = acts_matrix(sae, train.latents) if via == "acts" else train.latents
     decoder = sae.directions().detach() if via == "acts" else torch.eye(train.latents.shape[1])
     pitch = properties.get("pitch")

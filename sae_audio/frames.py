@@ -47,8 +47,10 @@ class Splits(NamedTuple):
         return cls(*(_split(store, name) for name in cls._fields))
 
     def sampled(self, train: int, validation: int, test: int) -> Splits:
-        """Return at most so many frames of each split; see ``sample``."""
-        return Splits(sample(self.train, train), sample(self.validation, validation), sample(self.test, test))
+        """Return at most so many frames of each split; see ``random_frames``."""
+        return Splits(
+            random_frames(self.train, train), random_frames(self.validation, validation), random_frames(self.test, test)
+        )
 
 
 def _split(store: ActivationStore, name: str) -> Frames:
@@ -58,7 +60,7 @@ def _split(store: ActivationStore, name: str) -> Frames:
     return Frames(latents, store.descriptors(name), store.recordings(name))
 
 
-def sample(frames: Frames, limit: int, seed: int = 0) -> Frames:
+def random_frames(frames: Frames, limit: int, seed: int = 0) -> Frames:
     """Return at most ``limit`` frames, drawn at random without replacement and kept in order."""
     n = len(frames.latents)
     if n <= limit:

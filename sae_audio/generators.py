@@ -19,7 +19,7 @@ from sae_audio.spec import HUB_ID, LatentSpec
 
 ETUDE_FLOW = "etude-flow"
 """The shipped generator."""
-WEIGHTS = ("cfm_model.pt", "model.safetensors")
+WEIGHT_FILES = ("cfm_model.pt", "model.safetensors")
 """Of DiffRhythm, and of our own format."""
 ROUNDING = 1e-6
 """Share of a frame that a product of seconds and frame rate may fall short of a whole one."""
@@ -93,11 +93,11 @@ def _load(source: str | Path, revision: str | None, device: str, release: str | 
         path = _download(name, revision)
     elif revision is not None:
         raise LatentSpaceError(f"revision '{revision}' was asked of {name}; only Hub repositories have revisions")
-    if path.is_file() or (path / WEIGHTS[0]).is_file():
+    if path.is_file() or (path / WEIGHT_FILES[0]).is_file():
         return Model(load_diffrhythm(path, release=release, device=device), "diffrhythm-vae", name, path)
-    if not (path / WEIGHTS[1]).is_file():
+    if not (path / WEIGHT_FILES[1]).is_file():
         raise LatentSpaceError(
-            f"there is no generator at {path}: it holds neither {' nor '.join(WEIGHTS)}; give its folder or Hub id"
+            f"there is no generator at {path}: it holds neither {' nor '.join(WEIGHT_FILES)}; give its folder or Hub id"
         )
     if release:
         raise ParameterError(f"'{release}' was asked of {name}, which is no DiffRhythm checkpoint; leave it out")
@@ -141,6 +141,6 @@ def _download(repo: str, revision: str | None) -> Path:
     from sae_audio.hub_client import fetch
 
     try:
-        return fetch(repo, ("config.json", "vocab.json"), WEIGHTS, revision)
+        return fetch(repo, ("config.json", "vocab.json"), WEIGHT_FILES, revision)
     except HubError as error:
         raise LatentSpaceError(f"no generator could be fetched: {error}; or give a folder") from error

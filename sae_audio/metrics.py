@@ -1,7 +1,7 @@
 """Every number this project reports, defined once. Pure functions of tensors.
 
 SAE:     fvu, l0, reconstruction, matched_cosines
-probes:  accuracy, balanced_accuracy, within_one_bin, r2, proportion_interval
+probes:  accuracy, balanced_accuracy, within_one_bin, r2
 """
 
 from __future__ import annotations
@@ -140,36 +140,6 @@ def r2(predicted: Tensor, target: Tensor) -> float:
     _check_same("r2", predicted, target)
     target = target.double()
     return float(1 - (target - predicted.double()).pow(2).sum() / (target - target.mean()).pow(2).sum())
-
-
-def proportion_interval(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's interval of a share of ``n`` independent trials, for example an accuracy (scipy).
-
-    Parameters
-    ----------
-    right : int
-        Successes, 0 to n.
-    n : int
-        Trials, at least 1. Clips of one singer are not independent: across singers the true interval is wider.
-    level : float
-        Coverage, in (0, 1).
-
-    Returns
-    -------
-    (float, float)
-        Both ends, 0 to 1.
-
-    Examples
-    --------
-    >>> [round(end, 3) for end in proportion_interval(320, 400)]
-    [0.758, 0.836]
-    """
-    from scipy.stats import binomtest
-
-    if not 0 <= right <= n or n < 1:
-        raise ParameterError(f"proportion_interval takes 0 to n successes of n >= 1 trials, got {right} of {n}")
-    ends = binomtest(right, n).proportion_ci(level, method="wilson")
-    return float(ends.low), float(ends.high)
 
 
 def matched_cosines(a: Tensor, b: Tensor) -> Tensor:

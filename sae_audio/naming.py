@@ -19,7 +19,7 @@ from torch import Tensor
 
 MIN_FIRINGS = 20
 """Fewest firing frames, with the class known, that a name is given for."""
-MIN_SECONDS = 5
+MIN_FIRING_SECONDS = 5
 """Fewest separate seconds of sound with a firing that a name is given for: one held note is an anecdote."""
 MIN_CONFIDENCE = 0.1
 """Least share of a feature's firing that a name must explain."""
@@ -182,7 +182,7 @@ def name_features(
     """Name every feature after the property range that explains its firing best.
 
     A feature that never fires is ``dead``. It stays ``unnamed`` if it fires in fewer than ``MIN_FIRINGS`` frames whose class is
-    known or in fewer than ``MIN_SECONDS`` seconds, or if no name explains ``MIN_CONFIDENCE`` of its firing.
+    known or in fewer than ``MIN_FIRING_SECONDS`` seconds, or if no name explains ``MIN_CONFIDENCE`` of its firing.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def name_features(
     """
     counts = firings.tolist()
     names = {prop: _candidates(prop, classes[prop], fired[prop], frames[prop], bits[prop], counts) for prop in classes}
-    usable = {prop: ((fired[prop].sum(1) >= MIN_FIRINGS) & (seconds >= MIN_SECONDS)).tolist() for prop in classes}
+    usable = {prop: ((fired[prop].sum(1) >= MIN_FIRINGS) & (seconds >= MIN_FIRING_SECONDS)).tolist() for prop in classes}
     return tuple(_best([names[p][i] for p in classes if usable[p][i]], n) for i, n in enumerate(counts))
 
 

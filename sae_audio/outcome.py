@@ -21,7 +21,7 @@ from sae_audio.pipeline import Steered
 from sae_audio.properties import axis_values
 from sae_audio.units import hz_to_midi, to_db
 
-WHOLE = 0.99
+EDITED_SHARE = 0.99
 """A frame counts as edited when it gets this share of the largest change: frames of a fade are on their way."""
 CENTS = 50.0
 
@@ -73,14 +73,14 @@ def outcomes(
     list of Outcome
         One for each of ``AXES``.
     """
-    whole = steered.mask >= WHOLE * steered.mask.max()
+    whole = steered.mask >= EDITED_SHARE * steered.mask.max()
     source, before, after = (
         Descriptors(*(column[:, whole] for column in side)) for side in (steered.source, steered.before, steered.after)
     )
     return [_outcome(bundle, name, source, before, after, moves.get(name, 0), name in open_ended) for name in AXES]
 
 
-def curves(steered: Steered, frame_rate: float) -> str:
+def descriptors_csv(steered: Steered, frame_rate: float) -> str:
     """Return the measured curves as CSV: a row per channel and frame, for input, reconstruction and steered sound.
 
     Columns are ``channel``, ``time_s`` (centre of the frame), ``edit`` (share of the change, 0 to 1) and, for each sound,

@@ -14,14 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sae_audio.activity import ranked_activity
-from sae_audio.audio import Sound, fit, mixdown, read, unfit
+from sae_audio.activity import Activity, ranked_activity
+from sae_audio.audio import Sound, read
 from sae_audio.bundle import Bundle
 from sae_audio.bundle_space import check_space, codec_of, space_of
 from sae_audio.closed_loop import hold_of, steer_rounds
 from sae_audio.control import Move
 from sae_audio.descriptors import Descriptors, describe
 from sae_audio.errors import ParameterError
+from sae_audio.fitting import fit, mixdown, unfit
 from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces import Codec, LatentSpace
 from sae_audio.listener import listener
@@ -45,8 +46,13 @@ class View(NamedTuple):
     """f0, RMS and centroid measured on the audio, each [T]."""
     posteriors: dict[str, Tensor]
     """Per property: probability of each class, [T, n_classes], read off the activations."""
-    top_features: list[int]
-    """Features by the share of the activation they carry, strongest first."""
+    activity: list[Activity]
+    """What each feature that fires does, the largest share of the activation first."""
+
+    @property
+    def top_features(self) -> list[int]:
+        """Features by the share of the activation they carry, strongest first."""
+        return [found.feature for found in self.activity]
 
 
 class Steered(NamedTuple):
@@ -145,8 +151,7 @@ def analysing(bundle: Bundle, sound: Sound | str | os.PathLike, *, space: Latent
     acts = acts_matrix(bundle.sae, latents)
     posteriors = {name: bundle.probes[f"{name}/acts"].probabilities(acts) for name in bundle.properties}
     acts = acts.to_sparse_coo()
-    top_features = [activity.feature for activity in ranked_activity(acts)]
-    yield View(sound, audio[0], latents, acts, descriptors, posteriors, top_features)
+    yield View(sound, audio[0], latents, acts, descriptors, posteriors, ranked_activity(acts))
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sae_audio.activity import Activity, ranked_activity
+from sae_audio.activity import Activity
 from sae_audio.audio import Sound
 from sae_audio.bundle import Bundle
 from sae_audio.cli_output import table
 from sae_audio.control import AUDIBLE_DB, AXES, UNITS
 from sae_audio.descriptors import Descriptors
 from sae_audio.heard import changes, median
-from sae_audio.outcome import WHOLE
+from sae_audio.outcome import EDITED_SHARE
 from sae_audio.pipeline import View
 from sae_audio.properties import axis_values
 from sae_audio.units import midi_to_hz, note_name, to_db
@@ -37,7 +37,7 @@ def describe_view(bundle: Bundle, view: View, n_features: int) -> dict:
         "l0": len(view.acts.values()) / len(view.latents),
         "descriptors": {name: _measured(view.descriptors, name, unit) for name, unit in units.items()},
         "probes": {name: _agreement(bundle, view, name) for name in bundle.properties},
-        "features": [_feature(bundle, activity) for activity in ranked_activity(view.acts)[:n_features]],
+        "features": [_feature(bundle, activity) for activity in view.activity[:n_features]],
     }
 
 
@@ -144,7 +144,7 @@ def _trial_row(trial: Mapping) -> list[str]:
 
 
 def _edited(descriptors: Descriptors, mask: Tensor) -> Descriptors:
-    return Descriptors(*(column[:, mask >= WHOLE * mask.max()] for column in descriptors))
+    return Descriptors(*(column[:, mask >= EDITED_SHARE * mask.max()] for column in descriptors))
 
 
 def _flat(descriptors: Descriptors) -> Descriptors:

@@ -33,7 +33,7 @@ MAX_NAME = 230
 ALLOWED = re.compile(r"(figures/)?[A-Za-z0-9][A-Za-z0-9_-]*\.(json|safetensors|png|md)")
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
 """File types that can run code when they are loaded."""
-NOTES = ".cache/huggingface/"
+DOWNLOAD_NOTES = ".cache/huggingface/"
 """Where `hf download --local-dir` keeps notes, in the folder itself."""
 AGAIN = "copy or download the bundle again"
 
@@ -140,7 +140,7 @@ def damaged(files: Mapping[str, bytes], sums: Mapping[str, str]) -> list[str]:
 
 def _is_download(folder: Path) -> bool:
     """Whether ``huggingface_hub`` put the folder there: in its cache, or anywhere with its own notes in it."""
-    return bool(_blobs(folder)) or (folder / NOTES).is_dir()
+    return bool(_blobs(folder)) or (folder / DOWNLOAD_NOTES).is_dir()
 
 
 def _blobs(folder: Path) -> list[Path]:
@@ -204,7 +204,7 @@ def check_replaceable(folder: Path) -> None:
     paths = {path.relative_to(folder).as_posix(): path for path in _files(folder, hidden=True)}
     if not paths and not any(folder.iterdir()):
         return
-    notes = {name for name in paths if name.startswith(NOTES)}
+    notes = {name for name in paths if name.startswith(DOWNLOAD_NOTES)}
     hubs = notes | {".gitattributes"} if notes else notes  # the Hub makes one in every repository
     try:
         other = sorted(paths.keys() - _manifest(folder, paths).keys() - {MANIFEST} - hubs)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-from types import ModuleType
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -20,14 +19,16 @@ CREPE_RATE, CREPE_WINDOW, CREPE_BINS = 16_000, 1024, 360
 
 
 def _librosa_yin(mono: Tensor, sample_rate: int, hop_length: int) -> Tensor:
-    librosa = _optional("librosa", "librosa-yin")
+    import librosa
+
     frames, length = _librosa_frames(mono, sample_rate, hop_length)
     f0 = librosa.yin(frames, fmin=F0_MIN, fmax=F0_MAX, sr=sample_rate, frame_length=length, hop_length=hop_length, center=False)
     return torch.as_tensor(f0, dtype=torch.float32, device=mono.device)
 
 
 def _pyin(mono: Tensor, sample_rate: int, hop_length: int) -> Tensor:
-    librosa = _optional("librosa", "pyin")
+    import librosa
+
     frames, length = _librosa_frames(mono, sample_rate, hop_length)
     f0, _, _ = librosa.pyin(
         frames, fmin=F0_MIN, fmax=F0_MAX, sr=sample_rate, frame_length=length, hop_length=hop_length, center=False
@@ -46,7 +47,8 @@ def _librosa_frames(mono: Tensor, sample_rate: int, hop_length: int) -> tuple[np
 
 def _crepe(mono: Tensor, sample_rate: int, hop_length: int, model: str = "full") -> Tensor:
     """CREPE (Kim et al., arXiv 1802.06182): weighted mean of the bins around the highest, voiced where it is above 0.5."""
-    torchcrepe = _optional("torchcrepe", "crepe")
+    import torchcrepe
+
     x = torchaudio.functional.resample(mono, sample_rate, CREPE_RATE)
     n_frames = -(-mono.shape[-1] // hop_length)
     hop = hop_length * CREPE_RATE / sample_rate
@@ -72,12 +74,15 @@ def _crepe_peak(salience: Tensor) -> Tensor:
     return torch.where(peak[:, 0] > 0.5, 10 * 2 ** (cents / 1200), torch.nan)
 
 
-def _optional(package: str, tracker: str) -> ModuleType:
-    """Import a package that only one tracker needs."""
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        raise ParameterError(f"tracker '{tracker}' needs {package}; install it with: pip install {package}") from None
+def check_tracker(tracker: str | None) -> None:
+    """Raise ``ParameterError`` unless there is such a tracker, and the package that it needs; None is no tracker."""
+    if tracker is not None and tracker not in TRACKERS:
+        raise ParameterError(f"tracker is '{tracker}'; use one of {', '.join(TRACKERS)}")
+    package = NEEDS.get(tracker or "")
+    if package and find_spec(package) is None:
+        raise ParameterError(f"tracker '{tracker}' needs {package}; install it with: pip install {package}")
 
 
 TRACKERS = {"yin": yin, "librosa-yin": _librosa_yin, "pyin": _pyin, "crepe": _crepe, "crepe-tiny": _crepe_tiny}
+NEEDS = {"librosa-yin": "librosa", "pyin": "librosa", "crepe": "torchcrepe", "crepe-tiny": "torchcrepe"}
+"""Package that a tracker needs beside ours, by tracker."""

@@ -45,7 +45,7 @@ def sae(inputs, folder: Path, resume: bool) -> None:
 def codec(inputs, folder: Path, resume: bool) -> None:
     out, clips = folder / "codec", inputs["clips"]
     again = resume and (out / "training.safetensors").exists()
-    recipe = train_codec.Recipe(steps=12, out=out, resume=again, batch_size=2, crop_frames=16, eval_every=3)
+    recipe = train_codec.CodecRecipe(steps=12, out=out, resume=again, batch_size=2, crop_frames=16, eval_every=3)
     model = train_codec.fit(recipe, CodecConfig(width=16, encoder_blocks=1, decoder_blocks=1), clips, clips[:1])
     state = out / train_codec.FINISHING
     train_codec.finish(model, clips, 4, 0, state=state, resume=state.exists(), save_every=2)
@@ -56,7 +56,7 @@ def flow(inputs, folder: Path, resume: bool) -> None:
     out = folder / "flow"
     out.mkdir(exist_ok=True)
     again = resume and (out / "training.safetensors").exists()
-    recipe = train_flow.Recipe(steps=9, out=out, eval_every=3, resume=again)
+    recipe = train_flow.FlowRecipe(steps=9, out=out, eval_every=3, resume=again)
     train_flow.fit(recipe, TINY, toy_data(), toy_data(seed=1))
 
 

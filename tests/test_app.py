@@ -22,11 +22,11 @@ from sae_audio.errors import AudioError
 from sae_audio.etude.corpus import clip_named
 from sae_audio.latent_spaces import CHECKPOINTS
 from ui import colours, examples, guard
-from ui.session import Source
+from ui.session import BundleSource
 from ui.timeline import UNDEFINED, activation_of, picture, spectrogram, track
 
 pytest_plugins = ["browser"]
-ETUDE = Source(str(CHECKPOINTS / "etude"))
+ETUDE = BundleSource(str(CHECKPOINTS / "etude"))
 RATE = 16_000
 
 

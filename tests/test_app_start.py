@@ -73,4 +73,4 @@ def test_of_a_visitor_who_left_only_the_states_are_kept():
 
 def test_a_sound_that_is_gone_is_said_by_its_name(tmp_path):
     with pytest.raises(AudioError, match=r"'My song' is no longer here, .* bring it again"):
-        session.Heard("My song", str(tmp_path / "sound-1.wav")).sound()
+        session.CurrentSound("My song", str(tmp_path / "sound-1.wav")).sound()

@@ -13,9 +13,10 @@ import pytest
 import soundfile
 import torch
 
-from sae_audio.audio import Sound, fit, mixdown, read, resample, to_stereo, unfit, write
+from sae_audio.audio import Sound, read, write
 from sae_audio.descriptors import describe
 from sae_audio.errors import AudioError, OutputError, ParameterError
+from sae_audio.fitting import fit, mixdown, resample, to_stereo, unfit
 from sae_audio.spec import LatentSpec
 
 

@@ -10,7 +10,7 @@ from tiny_bundle import tiny_bundle
 
 from sae_audio.catalogue import COLUMNS, as_csv, find_features, kind_of
 from sae_audio.errors import ParameterError
-from sae_audio.feature_map import agreement, along, neighbour_map
+from sae_audio.feature_map import along, neighbour_map, neighbours_kept
 from sae_audio.naming import Name
 
 TINY = tiny_bundle()
@@ -69,7 +69,7 @@ def test_a_map_keeps_groups_of_directions_together():
     near = torch.cdist(places, places).fill_diagonal_(9).topk(5, largest=False).indices
     assert float((group[near] == group[:, None]).float().mean()) > 0.95
     assert float(places.abs().max()) == pytest.approx(1) and places.shape == (120, 2)
-    assert agreement(places, directions) > 3 * 8 / 119  # three times what a random map has
+    assert neighbours_kept(places, directions) > 3 * 8 / 119  # three times what a random map has
 
 
 def test_the_start_is_the_principal_components():

@@ -16,7 +16,7 @@ import torch
 from sae_audio import cli
 
 ROOT = Path(__file__).parent.parent
-TINY = ["--minutes", "2", "--steps", "60", "--d-sae", "256", "--control-clips", "2", "--batch-size", "1024", "--device", "cpu"]
+TINY = ["--minutes", "2", "--steps", "60", "--d-sae", "256", "--control-clips", "1", "--batch-size", "1024", "--device", "cpu"]
 
 
 def run(*arguments, cwd=ROOT):
@@ -519,8 +519,9 @@ def test_interrupt_is_130():
 
 def test_strength_zero_returns_the_codecs_reconstruction_bit_for_bit(bundle, tone):
     from sae_audio import Bundle, steer
-    from sae_audio.audio import fit, read, unfit
+    from sae_audio.audio import read
     from sae_audio.bundle_space import space_of
+    from sae_audio.fitting import fit, unfit
 
     loaded = Bundle.from_pretrained(bundle)
     space, sound = space_of(loaded), read(tone)

@@ -14,7 +14,7 @@ from packaging.version import Version
 from tiny_bundle import tiny_bundle
 
 from sae_audio import cli
-from sae_audio.deploy import check_settings, deploy_space, space_files
+from sae_audio.deploy import checked_card, deploy_space, space_files
 from sae_audio.errors import HubError, ParameterError
 
 ROOT = Path(__file__).parent.parent
@@ -286,7 +286,7 @@ def pins():
 
 
 def test_the_hub_accepts_the_settings_of_this_space(hub):
-    card = check_settings(space_files(ROOT))
+    card = checked_card(space_files(ROOT))
     card.validate(repo_type="space")
     assert hub.calls("POST", "/api/validate-yaml")[0]["status"] == 200
 

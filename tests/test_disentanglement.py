@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sae_audio import disentanglement as measures
-from sae_audio import factors
+from sae_audio import factors, intervals
 from sae_audio.errors import ParameterError
 
 N, N_FACTORS = 200, 4
@@ -134,7 +134,7 @@ def test_mutual_information_agrees_with_scikit_learn():
     reference = pytest.importorskip("sklearn.metrics")
     codes, known = noise(300, 200, 6), noise(300, 2, 7)
     codes[:, 150] += known[:, 0]
-    found = measures.mutual_information(codes, known, bins=8)
+    found = measures.binned_information(codes, known, bins=8)
     place = lambda column: ((column - column.min()) / (column.max() - column.min()) * 8).long().clamp_max(7).numpy()  # noqa: E731
     for i, j in ((0, 0), (150, 0), (150, 1), (199, 1)):
         assert float(found[i, j]) == pytest.approx(reference.mutual_info_score(place(codes[:, i]), place(known[:, j])), abs=1e-6)
@@ -142,7 +142,7 @@ def test_mutual_information_agrees_with_scikit_learn():
     half = known.clone()
     half[150:, 1] = torch.nan
     codes[:150, 3], codes[150:, 3] = known[:150, 1], known[:150, 1].min()  # in the range of the other half
-    assert float(measures.mutual_information(codes, half, bins=8)[3, 1]) == pytest.approx(
+    assert float(measures.binned_information(codes, half, bins=8)[3, 1]) == pytest.approx(
         math.log(2) * float(measures.binned_entropy(known[:150, 1:], bins=8)), abs=1e-6
     )
 
@@ -163,10 +163,10 @@ def test_gaps_by_hand():
 
 
 def test_interval_of_a_mean():
-    mean, low, high = measures.mean_interval(torch.tensor([1.0, 2.0, 3.0, torch.nan]))
+    mean, low, high = intervals.mean_interval(torch.tensor([1.0, 2.0, 3.0, torch.nan]))
     assert mean == 2 and low == pytest.approx(1, abs=0.4) and high == pytest.approx(3, abs=0.4)
-    assert measures.mean_interval(torch.tensor([4.0]))[0] == 4 and math.isnan(measures.mean_interval(torch.tensor([4.0]))[1])
-    assert math.isnan(measures.mean_interval(torch.tensor([]))[0])
+    assert intervals.mean_interval(torch.tensor([4.0]))[0] == 4 and math.isnan(intervals.mean_interval(torch.tensor([4.0]))[1])
+    assert math.isnan(intervals.mean_interval(torch.tensor([]))[0])
 
 
 def test_held_out_predictions_are_those_of_scikit_learn():
@@ -182,7 +182,7 @@ def test_held_out_predictions_are_those_of_scikit_learn():
         assert result.predicted[:, j].tolist() == pytest.approx(theirs.tolist())
         assert float(result.r2_out[j]) == pytest.approx(scores.r2_score(held[:, j], theirs))
         assert result.importance[:, j].tolist() == pytest.approx(abs(model.coef_).tolist())
-    assert measures.explained(result.predicted[:30], held[:30])[0] == pytest.approx(
+    assert measures.factor_r2(result.predicted[:30], held[:30])[0] == pytest.approx(
         scores.r2_score(held[:30, 0], result.predicted[:30, 0])
     )
 
@@ -192,9 +192,9 @@ def test_interval_over_groups_is_that_of_their_mean():
     values = [70.0, 75.0, 80.0, 85.0, 90.0]
     without = [(sum(values) - value) / 4 for value in values]
     reach = 2.776445 * 7.905694 / math.sqrt(5)
-    assert measures.group_interval(80.0, without) == pytest.approx((80 - reach, 80 + reach), rel=1e-5)
-    assert measures.group_interval(1.0, [1.0, 1.0]) == (1.0, 1.0)
-    assert all(math.isnan(end) for end in measures.group_interval(1.0, [1.0]))
+    assert intervals.group_interval(80.0, without) == pytest.approx((80 - reach, 80 + reach), rel=1e-5)
+    assert intervals.group_interval(1.0, [1.0, 1.0]) == (1.0, 1.0)
+    assert all(math.isnan(end) for end in intervals.group_interval(1.0, [1.0]))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_gaps_need_two_dimensions_and_bins():
     with pytest.raises(ParameterError, match="n_dims >= 2"):
         measures.mutual_information_gap(FACTORS[:, :1], FACTORS)
     with pytest.raises(ParameterError, match="at least 2"):
-        measures.mutual_information(FACTORS, FACTORS[:, 0], bins=1)
+        measures.binned_information(FACTORS, FACTORS[:, 0], bins=1)
     with pytest.raises(ParameterError, match="at least 2"):
         measures.completeness(torch.ones(1, 2))
 

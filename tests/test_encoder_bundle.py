@@ -13,8 +13,9 @@ from tiny_encoders import tiny_ast
 
 from experiments._voice import write_corpus
 from sae_audio import Bundle, cli
-from sae_audio.audio import mixdown, read
+from sae_audio.audio import read
 from sae_audio.bundle_space import space_of
+from sae_audio.fitting import mixdown
 from sae_audio.sae.saelens import from_saelens
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

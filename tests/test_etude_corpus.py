@@ -9,7 +9,7 @@ import torch
 from sae_audio.descriptors import describe
 from sae_audio.errors import DataError, ParameterError
 from sae_audio.etude import additive, soundfont
-from sae_audio.etude.corpus import SPLITS, corpus
+from sae_audio.etude.corpus import SPLIT_SHARES, corpus
 from sae_audio.etude.programs import PROGRAMS
 from sae_audio.etude.scores import Note, Score, frame_pitch, gain_curve, write_score
 
@@ -63,8 +63,8 @@ def test_gain_curve_by_hand():
 
 def test_splits_share_no_score_and_held_out_timbres_are_only_in_test():
     clips = list(corpus(100, seed=0))
-    scores = {name: {clip.score.notes for clip in clips if clip.split == name} for name in SPLITS}
-    timbres = {name: {clip.timbre for clip in clips if clip.split == name and not clip.held_out_timbre} for name in SPLITS}
+    scores = {name: {clip.score.notes for clip in clips if clip.split == name} for name in SPLIT_SHARES}
+    timbres = {name: {clip.timbre for clip in clips if clip.split == name and not clip.held_out_timbre} for name in SPLIT_SHARES}
     new = {clip.timbre for clip in clips if clip.held_out_timbre}
     assert not scores["train"] & scores["validation"] and not (scores["train"] | scores["validation"]) & scores["test"]
     assert new and not new & set().union(*timbres.values())
@@ -72,7 +72,7 @@ def test_splits_share_no_score_and_held_out_timbres_are_only_in_test():
     share = np.mean([clip.held_out_timbre for clip in clips if clip.split == "test"])
     assert 0.35 < share < 0.65
     assert len({clip.name for clip in clips}) == len(clips)
-    assert [sum(clip.split == name for clip in clips) for name in SPLITS] == [420, 90, 90]
+    assert [sum(clip.split == name for clip in clips) for name in SPLIT_SHARES] == [420, 90, 90]
     assert 0.25 < np.mean([clip.polyphonic for clip in clips]) < 0.35
 
 

@@ -17,7 +17,7 @@ from sae_audio.etude.flow_batch import draw, flow_loss
 from sae_audio.etude.flow_data import N_PITCHES, N_TOKENS, FlowData, corpus_data, encode_clips, note_tokens, style_names
 from sae_audio.etude.programs import PROGRAMS
 from sae_audio.etude.scores import Note, Score
-from sae_audio.etude.train_flow import ETUDE_FLOW, GUIDANCE, Recipe, Trainer, export, fit, learning_rate
+from sae_audio.etude.train_flow import ETUDE_FLOW, GUIDANCE, FlowRecipe, Trainer, export, fit, learning_rate
 from sae_audio.latent_spaces.etude import EtudeCodec
 
 CODEC = Path(__file__).parent.parent / "checkpoints" / "etude-codec"
@@ -85,7 +85,7 @@ def test_held_out_timbres_have_no_style():
 
 
 def test_what_is_drawn():
-    trainer, data = Trainer(Recipe(), TINY), toy_data()
+    trainer, data = Trainer(FlowRecipe(), TINY), toy_data()
     trainer.standardise(data)
     batches = [draw(trainer.model, data, step, seed=0) for step in range(300)]
     again = draw(trainer.model, data, 7, seed=0)
@@ -106,7 +106,7 @@ def test_what_is_drawn():
 
 def test_flow_loss_by_hand():
     """A network that says 0 errs by (latents − noise)², on the frames that are not given."""
-    trainer, data = Trainer(Recipe(), TINY), toy_data()
+    trainer, data = Trainer(FlowRecipe(), TINY), toy_data()
     batch = draw(trainer.model, data, 0, seed=0)
     batch = batch._replace(given=(torch.arange(20) < 8).expand(len(batch.t), -1))
     expected = (batch.latents - batch.noise)[:, 8:].square().mean(dim=(1, 2))
@@ -114,19 +114,19 @@ def test_flow_loss_by_hand():
 
 
 def test_learning_rate():
-    recipe = Recipe(steps=10_000, lr=1.0)
+    recipe = FlowRecipe(steps=10_000, lr=1.0)
     rates = [learning_rate(step, recipe) for step in (0, 499, 500, 6000, 8000, 9999)]
     assert rates == pytest.approx([1 / 500, 1, 1, 1, 0.5, 1 / 4000])
 
 
 def test_shipped_size():
-    model = Trainer(Recipe(), ETUDE_FLOW).model
+    model = Trainer(FlowRecipe(), ETUDE_FLOW).model
     assert 4 * sum(value.numel() for value in model.state_dict().values()) < 15e6
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    recipe = Recipe(steps=300, out=tmp_path_factory.mktemp("flow"), eval_every=150, lr=1e-2, ema=0.9)
+    recipe = FlowRecipe(steps=300, out=tmp_path_factory.mktemp("flow"), eval_every=150, lr=1e-2, ema=0.9)
     model = fit(recipe, TINY, toy_data(), toy_data(seed=1))
     return recipe.out, model
 
@@ -171,7 +171,7 @@ def test_samples_play_the_notes(trained):
 
 def test_resumed_training_is_the_same_bit_for_bit(tmp_path):
     data, held = toy_data(), toy_data(seed=1)
-    recipe = Recipe(steps=12, out=tmp_path / "whole", eval_every=6)
+    recipe = FlowRecipe(steps=12, out=tmp_path / "whole", eval_every=6)
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     whole = fit(recipe, TINY, data, held)
@@ -190,13 +190,13 @@ def test_resumed_training_is_the_same_bit_for_bit(tmp_path):
 
 def test_nothing_to_resume(tmp_path):
     with pytest.raises(DataError, match="nothing to resume"):
-        fit(Recipe(out=tmp_path, resume=True), TINY, toy_data(), toy_data())
+        fit(FlowRecipe(out=tmp_path, resume=True), TINY, toy_data(), toy_data())
 
 
 def test_another_run_is_not_resumed(trained):
     out, _ = trained
     with pytest.raises(DataError, match=r"run with lr 0\.01; resume it with the same"):
-        Trainer(Recipe(out=out), TINY).load()
+        Trainer(FlowRecipe(out=out), TINY).load()
 
 
 def test_export(trained, tmp_path):

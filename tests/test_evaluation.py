@@ -8,7 +8,7 @@ import torch
 from sae_audio.descriptors import Descriptors
 from sae_audio.errors import ParameterError
 from sae_audio.evaluation import probe_table, reconstruction_metrics, regression_r2, stability
-from sae_audio.frames import Frames, Splits, held_out_clips, sample, spreads, usable_properties
+from sae_audio.frames import Frames, Splits, held_out_clips, random_frames, spreads, usable_properties
 from sae_audio.metrics import fvu, l0
 from sae_audio.property_sets import honest_properties, property_sets
 from sae_audio.readers import readers
@@ -68,11 +68,11 @@ def test_a_property_without_classes_is_left_out():
 
 def test_sample_keeps_order_and_rows_together():
     data = frames()
-    few = sample(data, 50)
+    few = random_frames(data, 50)
     rows = [int((data.latents == row).all(1).nonzero()) for row in few.latents]
     assert rows == sorted(rows) and len(set(rows)) == 50
     assert torch.equal(few.descriptors.rms, data.descriptors.rms[rows]) and torch.equal(few.recordings, data.recordings[rows])
-    assert sample(data, 10**6) is data
+    assert random_frames(data, 10**6) is data
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

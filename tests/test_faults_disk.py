@@ -136,14 +136,14 @@ def sae_training(space, folder):
 def codec_training(space, folder):
     out, clips = folder / "codec", noise(2, 16_000)
     again = (out / "training.safetensors").exists()
-    recipe = train_codec.Recipe(steps=4, out=out, batch_size=2, crop_frames=8, eval_every=2, resume=again)
+    recipe = train_codec.CodecRecipe(steps=4, out=out, batch_size=2, crop_frames=8, eval_every=2, resume=again)
     train_codec.fit(recipe, CodecConfig(width=8, encoder_blocks=1, decoder_blocks=1), clips, clips[:1])
 
 
 def flow_training(space, folder):
     out = folder / "flow"
     out.mkdir(exist_ok=True)
-    recipe = train_flow.Recipe(steps=2, out=out, eval_every=1, resume=(out / "training.safetensors").exists())
+    recipe = train_flow.FlowRecipe(steps=2, out=out, eval_every=1, resume=(out / "training.safetensors").exists())
     train_flow.fit(recipe, TINY, toy_data(), toy_data(seed=1))
 
 

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sae_audio import cli
-from sae_audio.audio import mixdown, read
+from sae_audio.audio import read
 from sae_audio.errors import AudioError
+from sae_audio.fitting import mixdown
 from sae_audio.spec import LatentSpec
 
 RATE = 16_000

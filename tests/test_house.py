@@ -17,9 +17,9 @@ PACKAGE = ROOT / "sae_audio"
 LAYERS = (
     "spec errors files console",
     """activity atlas calibration catalogue closed_loop control cores denoising descriptors directions disentanglement
-    factors feature_map framing heard inputs markdown metrics naming probes properties property_sets sae spectrum survey
+    factors feature_map framing heard inputs intervals markdown metrics naming probes properties property_sets sae spectrum survey
     tally trackers units yin""",
-    "activations audio diffrhythm etude hub_client latent_spaces listener training vocalset",
+    "activations audio diffrhythm etude fitting hub_client latent_spaces listener training vocalset",
     "bundle bundle_format card card_metadata card_results control_file hub plots sealed traces",
     """__init__ __main__ audition bundle_space cli cli_dataset cli_generate cli_hub cli_moves cli_output cli_request deploy
     evaluation fit_controls flow_steering frames generation generators hub_index moves outcome pipeline pushes readers

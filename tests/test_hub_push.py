@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, ModelCard, constants
 from sae_audio import hub_client
 from sae_audio.bundle import Bundle
 from sae_audio.errors import BundleError, HubError
-from sae_audio.hub import check_push, publish, push
+from sae_audio.hub import check_publish, publish, push
 from sae_audio.sealed import MANIFEST
 
 ROOT = Path(__file__).parent.parent
@@ -182,7 +182,7 @@ def test_a_repository_of_something_else_is_left_alone(kind, hub, repo_id, folder
     held, message = UNFIT[kind]
     hub.seed(repo_id, {"README.md": "# mine", **held})
     before = shown(hub, repo_id)
-    for attempt in (check_push, lambda repo: push(folder, repo)):
+    for attempt in (check_publish, lambda repo: push(folder, repo)):
         with pytest.raises(HubError, match=message):
             attempt(repo_id)
     assert shown(hub, repo_id) == before and not hub.calls("POST", "/commit/")
@@ -216,14 +216,14 @@ def test_a_token_that_may_not_write_fails_at_once(who, exists, hub, repo_id, sav
     token, step = WHO[who]
     before = seed(hub, repo_id, saved_bundle) if exists else None
     with pytest.raises(HubError, match=step):
-        check_push(repo_id, token=token)
+        check_publish(repo_id, token=token)
     assert step in refused(hub, folder, repo_id, caplog, token=token)
     assert shown(hub, repo_id) == before if exists else hub.repo(repo_id) is None
 
 
 @pytest.mark.parametrize("repo", ["name", "a/b/c", "alice/with space", "alice/double--dash", "alice/.hidden."])
 def test_a_name_that_cannot_be_is_told(repo, hub, folder):
-    for attempt in (check_push, lambda repo: push(folder, repo)):
+    for attempt in (check_publish, lambda repo: push(folder, repo)):
         with pytest.raises(HubError, match=r"user/name") as caught:
             attempt(repo)
         assert "to go on" not in str(caught.value)  # the same command would fail again
@@ -233,8 +233,8 @@ def test_a_name_that_cannot_be_is_told(repo, hub, folder):
 
 
 def test_the_check_makes_the_repository_and_commits_nothing(hub, repo_id):
-    check_push(repo_id, private=True)
-    check_push(repo_id, private=True, revision="dev")
+    check_publish(repo_id, private=True)
+    check_publish(repo_id, private=True, revision="dev")
     assert hub.repo(repo_id)["private"] and len(hub.history(repo_id, "dev")) == 1
     assert not hub.calls("POST", "/commit/|/objects/batch|/xet/")
 
@@ -354,7 +354,7 @@ def test_every_answer_to_a_commit_lost_is_one_commit(hub, repo_id, folder):
 @pytest.mark.filterwarnings("ignore:.*trying again in")
 def test_a_hub_that_does_not_answer_is_given_up(hub, repo_id, folder, monkeypatch):
     """The commit is made after the client gave up on it, and after it tried again: still one commit."""
-    check_push(repo_id)
+    check_publish(repo_id)
     monkeypatch.setattr(hub_client, "PATIENCE", 1.0)
     gate = Gate("POST", "/commit/")
     hub.faults.append(gate)
@@ -391,7 +391,7 @@ def test_a_token_revoked_at_any_moment(hub, repo_id, saved_bundle, later_files, 
 
 def test_a_real_revocation(hub, repo_id, saved_bundle, folder, caplog, monkeypatch):
     before = seed(hub, repo_id, saved_bundle)
-    check_push(repo_id)
+    check_publish(repo_id)
     monkeypatch.delitem(hub.tokens, "hf_test")
     assert STATUS[401] in refused(hub, folder, repo_id, caplog)
     monkeypatch.undo()
@@ -434,7 +434,7 @@ def test_somebody_else_was_quicker(hub, repo_id, saved_bundle, later_files, tmp_
 @pytest.mark.filterwarnings("ignore:.*trying again in")
 def test_four_at_once_leave_whole_versions_only(hub, repo_id, later_files, tmp_path):
     folders = [unlike_any(later_files, tmp_path / str(i)) for i in range(4)]
-    check_push(repo_id)
+    check_publish(repo_id)
     won = []
 
     def attempt(folder):
@@ -479,7 +479,7 @@ def test_killed_on_the_way_and_run_again(phase, hub, repo_id, saved_bundle, fold
 
 def test_the_comparison_finds_what_differs(hub, repo_id, saved_bundle, folder):
     done = push(folder, repo_id)
-    target = publish.Target(repo_id, None, HfApi(), False)
+    target = publish.Destination(repo_id, None, HfApi(), False)
     here = expected(folder, repo_id, beside={})
     publish._compare(target, here, done.commit)
     for name in ("metrics.json", "sae.safetensors"):  # git's sha1 of a small file, sha256 of a large one

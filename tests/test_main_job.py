@@ -56,7 +56,7 @@ def job(music, tmp_path, capsys):
 
 
 # One space of each adapter, and the stereo EnCodec; other rows differ in numbers that tests/test_latent_spaces.py goes through.
-NAMES = {SPACES[name].module: name for name in BUILDERS if name != "etude-codec"}
+NAMES = {SPACES[name].module: name for name in BUILDERS if name not in ("etude-codec", "dac-44khz")}  # 16 kHz is less work
 
 
 @pytest.mark.parametrize("name", [*NAMES.values(), "encodec-24khz"])

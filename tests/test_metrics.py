@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sae_audio import metrics
+from sae_audio import intervals, metrics
 from sae_audio.errors import ParameterError
 from sae_audio.sae import SAEConfig, build_sae
 
@@ -104,14 +104,14 @@ def test_nothing_to_score_is_an_error(name):
 
 
 def test_interval_of_an_accuracy():
-    low, high = metrics.proportion_interval(320, 400)
+    low, high = intervals.proportion_interval(320, 400)
     # Wilson: (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n) with p = 0.8, z = 1.96
     assert (low, high) == pytest.approx((0.7580, 0.8363), abs=1e-4)
     assert high - low == pytest.approx(0.08, abs=0.003)  # the ±4 points of 400 clips
-    assert metrics.proportion_interval(0, 10)[0] == 0
+    assert intervals.proportion_interval(0, 10)[0] == 0
     for right, n in ((1, 0), (5, 4), (-1, 4)):
         with pytest.raises(ParameterError, match="successes"):
-            metrics.proportion_interval(right, n)
+            intervals.proportion_interval(right, n)
 
 
 def test_matched_cosines_find_permuted_features_whatever_their_length():

@@ -17,7 +17,7 @@ from sae_audio.descriptors import Descriptors
 from sae_audio.errors import BundleError, ParameterError
 from sae_audio.latent_spaces import CHECKPOINTS
 from sae_audio.moves import span_mask
-from sae_audio.outcome import curves, level, outcomes
+from sae_audio.outcome import descriptors_csv, level, outcomes
 from sae_audio.pipeline import Steered, steer
 from sae_audio.pushes import Push, honest_moves, paper_pushed, probe_row
 
@@ -150,7 +150,7 @@ def test_outcome_of_a_note_and_of_a_push():
 def test_curves_are_a_row_per_frame_with_holes_where_nothing_is():
     before, after = measured(440.0, 0.1, 1000.0), measured(math.nan, 0.1, 2000.0)
     sound = Sound(torch.zeros(1, 8), RATE)
-    text = curves(Steered(sound, before, after, torch.ones(4), sound.samples[None], before, TINY.spec), 50.0)
+    text = descriptors_csv(Steered(sound, before, after, torch.ones(4), sound.samples[None], before, TINY.spec), 50.0)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 4 and rows[1]["time_s"] == "0.0300" and rows[1]["original_f0_hz"] == "440.000"
     assert rows[1]["steered_f0_hz"] == "" and rows[1]["steered_centroid_hz"] == "2000.000"

@@ -8,7 +8,7 @@ from sae_audio.metrics import fvu, l0, reconstruction
 from sae_audio.sae import VARIANTS, SAEConfig, build_sae
 from sae_audio.sae.auxk import auxk_loss
 from sae_audio.sae.init import geometric_median, least_squares_scale, threshold_for_l0
-from sae_audio.sae.jumprelu import Jump, Step
+from sae_audio.sae.jumprelu import Jump, StraightThroughStep
 from sae_audio.sae.relu_rmsnorm import rms_norm
 from sae_audio.training import TrainConfig, train_sae
 
@@ -291,7 +291,7 @@ def test_jumprelu_gradients_by_hand():
     # Within 0.05 of θ: 0.97 in column 0 and 1.04 in column 1; each moves θ by −θ/ε.
     assert torch.allclose(theta.grad, torch.tensor([-10.0, -10.0, 0.0]))
     theta.grad = None
-    Step.apply(z, theta, 0.1).sum().backward()
+    StraightThroughStep.apply(z, theta, 0.1).sum().backward()
     assert torch.allclose(theta.grad, torch.tensor([-10.0, -10.0, 0.0]))
 
 

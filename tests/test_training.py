@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sae_audio.errors import DataError, ParameterError
 from sae_audio.metrics import fvu, l0
 from sae_audio.sae import SAEConfig
-from sae_audio.training import TrainConfig, evaluate, frame_order, train_sae
+from sae_audio.training import TrainConfig, frame_order, train_sae, validate
 from sae_audio.training.checkpoint import STATE
 from sae_audio.training.loop import batches
 from sae_audio.training.ranks import pick_device
@@ -26,14 +26,19 @@ TRAIN = TrainConfig(steps=30, batch_size=100, lr=3e-3, log_every=5, eval_every=1
 
 SCRIPT = """
 import os, sys
+import torch
 from safetensors.torch import load_file, save_file
 from sae_audio.sae import SAEConfig
 from sae_audio.training import TrainConfig, train_sae
+from sae_audio.training.ranks import joined_ranks
 config, train = SAEConfig.from_dict({config!r}), TrainConfig(**{train!r})
 out = sys.argv[1]
 x = load_file(out + "/x.safetensors")["x"]
 sae, history = train_sae(x, config, train, out_dir=out + "/run", progress=False, device="cpu")
 save_file(dict(sae.state_dict()), out + "/rank" + os.environ["RANK"] + ".safetensors")
+for _ in range(10):  # as a bundle does, which is trained from several seeds
+    with joined_ranks("cpu"):
+        torch.distributed.barrier()
 """
 
 
@@ -85,7 +90,7 @@ def test_history_and_evaluation(tmp_path):
 
 def test_evaluation_is_that_of_metrics_py():
     sae, x = train_sae(latents(), CONFIG, TRAIN, progress=False).sae, latents(333)
-    assert evaluate(sae, x) == pytest.approx({"fvu": fvu(x, sae(x)), "l0": l0(sae.encode(x))})
+    assert validate(sae, x) == pytest.approx({"fvu": fvu(x, sae(x)), "l0": l0(sae.encode(x))})
 
 
 def test_scaling_is_the_datas(tmp_path):
@@ -221,7 +226,11 @@ def launch(tmp_path, config, train, world: int = 2) -> list[dict]:
     code = SCRIPT.format(config=config.to_dict(), train=train.to_dict())
     command = [sys.executable, "-c", code, str(tmp_path)]
     ranks = [subprocess.Popen(command, env=shared | {"RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world)]
-    assert [process.wait(120) for process in ranks] == [0] * world
+    try:
+        assert [process.wait(120) for process in ranks] == [0] * world
+    finally:
+        for process in ranks:
+            process.kill()
     return [load_file(tmp_path / f"rank{r}.safetensors") for r in range(world)]
 
 

@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 
 from ui import atlas, session
-from ui.session import SHIPPED, Source
+from ui.session import SHIPPED, BundleSource
 
 pytest_plugins = ["browser"]
 REQUEST = gr.Request(session_hash="an atlas visitor")
@@ -78,7 +78,7 @@ def test_the_list_as_csv():
 def test_links_name_the_bundle_its_revision_and_the_space(monkeypatch):
     assert atlas.link_of(SHIPPED) == ("", "tab=atlas&bundle=etude")
     monkeypatch.setenv("SPACE_ID", "alice/explorer")
-    base, query = atlas.link_of(Source("alice/sae", "v1 é"))
+    base, query = atlas.link_of(BundleSource("alice/sae", "v1 é"))
     assert base == "https://huggingface.co/spaces/alice/explorer" and query == "tab=atlas&bundle=alice/sae&revision=v1+%C3%A9"
 
 

@@ -13,7 +13,7 @@ from sae_audio.latent_spaces import CHECKPOINTS
 from ui import bundles, links, session, trust
 from ui.bundle_view import card, described
 from ui.bundles import FOLDER, HUB, SHIPS
-from ui.session import SHIPPED, Source
+from ui.session import SHIPPED, BundleSource
 from ui.shared import Linked
 
 pytest_plugins = ["browser"]
@@ -29,7 +29,7 @@ def nothing_kept():
         del session._bundles[source]
 
 
-def ask(place, *, shipped="", repo="", revision="", trusted=False, folder="") -> Source:
+def ask(place, *, shipped="", repo="", revision="", trusted=False, folder="") -> BundleSource:
     return bundles.chosen(place, shipped, repo, revision, trusted, folder)
 
 
@@ -42,7 +42,7 @@ def test_a_shipped_bundle_by_name():
 def test_a_bundle_of_the_hub_is_pinned_and_fetched_without_a_token(hub, repo_id):
     commit = hub.seed(repo_id, ETUDE)
     source = ask(HUB, repo=f" {repo_id} ")
-    assert source == Source(repo_id, commit)
+    assert source == BundleSource(repo_id, commit)
     assert session.loaded(source).bundle.sae.config.d_sae == 1024
     requests = hub.calls("GET", repo_id)
     assert requests and {request["user"] for request in requests} == {None}
@@ -52,7 +52,7 @@ def test_what_is_not_tagged_needs_a_word(hub, repo_id):
     commit = hub.seed(repo_id, UNTAGGED)
     with pytest.raises(ParameterError, match="not tagged 'sae-audio'"):
         ask(HUB, repo=repo_id)
-    assert ask(HUB, repo=repo_id, trusted=True) == Source(repo_id, commit)
+    assert ask(HUB, repo=repo_id, trusted=True) == BundleSource(repo_id, commit)
 
 
 def test_what_is_too_large_is_not_fetched(hub, repo_id, monkeypatch):
@@ -82,7 +82,7 @@ def test_a_bundle_of_another_model_than_the_known_ones_is_not_loaded(hub, repo_i
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
     commit = hub.seed(repo_id, files)
     with pytest.raises(ParameterError, match="from 'mallory/model', which this page does not load"):
-        session.loaded(Source(repo_id, commit))
+        session.loaded(BundleSource(repo_id, commit))
     assert not hub.calls("GET", "mallory")
 
 
@@ -131,7 +131,7 @@ def test_links_of_the_pages_own_bundle():
 
 def test_a_link_to_a_bundle_of_the_hub(hub, repo_id):
     commit = hub.seed(repo_id, ETUDE)
-    source = Source(repo_id, commit)
+    source = BundleSource(repo_id, commit)
     form = {"source": source, "place": HUB, "repo": repo_id, "revision": commit}
     assert changes(link(bundle=repo_id)) == form
     assert changes(link(bundle=repo_id, feature=42)) == form | {"feature": 42, "linked": Linked(source, 42), "tab": "atlas"}
@@ -143,19 +143,19 @@ def test_a_link_to_a_feature_that_only_the_other_bundle_has(tmp_path):
     """``?feature=`` is of the link's bundle, whatever the page's own has."""
     own = session.loaded(SHIPPED)
     few = replace(TINY, spec=own.bundle.spec)  # 16 features
-    session._bundles[Source(str(tmp_path))] = session.Loaded(few, own.space)
+    session._bundles[BundleSource(str(tmp_path))] = session.Loaded(few, own.space)
     with pytest.warns(UserWarning, match="has 0 to 15"):
         assert "feature" not in changes(link(bundle=tmp_path, feature=42))
-    assert changes(link(bundle=tmp_path, feature=15))["linked"] == Linked(Source(str(tmp_path)), 15)
+    assert changes(link(bundle=tmp_path, feature=15))["linked"] == Linked(BundleSource(str(tmp_path)), 15)
 
 
 def test_a_link_to_a_folder_is_for_this_machine_only(monkeypatch, tmp_path):
     folder = tmp_path / "mine"
     session.loaded(SHIPPED).bundle.save(folder)
     opened = changes(link(bundle=folder, feature=42))
-    assert opened["source"] == Source(str(folder)) and (opened["place"], opened["folder"]) == (FOLDER, str(folder))
-    assert opened["linked"] == Linked(Source(str(folder)), 42)
-    assert links.link_of(Source(str(folder)))[1] == urlencode({"tab": "atlas", "bundle": folder}, safe="/")
+    assert opened["source"] == BundleSource(str(folder)) and (opened["place"], opened["folder"]) == (FOLDER, str(folder))
+    assert opened["linked"] == Linked(BundleSource(str(folder)), 42)
+    assert links.link_of(BundleSource(str(folder)))[1] == urlencode({"tab": "atlas", "bundle": folder}, safe="/")
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
     refused = changes(link(bundle=folder, feature=42))
     assert refused["tab"] == "bundle" and "user/name" in refused["said"] and "source" not in refused
@@ -189,7 +189,9 @@ def test_metrics_of_a_stranger_can_be_anything():
         {"sae": 3, "probes": [1], "control": {"trials": "x"}},
         {"probes": {"pitch": {"acts": {"balanced_accuracy": "1"}}}},
     ):
-        shown = described(replace(TINY, metrics=metrics, provenance={"data": 1, "license": ["x"]}), Source("alice/sae", "a" * 40))
+        shown = described(
+            replace(TINY, metrics=metrics, provenance={"data": 1, "license": ["x"]}), BundleSource("alice/sae", "a" * 40)
+        )
         assert shown["probes"]["rows"] == [] and shown["control"] == []
     assert shown["link"] == "https://huggingface.co/alice/sae/tree/" + "a" * 40
     assert f'from_pretrained("alice/sae", revision="{"a" * 40}")' in shown["code"]
@@ -206,8 +208,8 @@ def test_few_bundles_are_kept_and_the_own_one_always(hub, repo_id):
     session.loaded(SHIPPED)
     commits = [hub.seed(repo_id, ETUDE | {"note.txt": str(i).encode()}) for i in range(2)]
     for commit in commits:
-        session.loaded(Source(repo_id, commit))
-    assert set(session._bundles) == {SHIPPED, Source(repo_id, commits[1])}
+        session.loaded(BundleSource(repo_id, commit))
+    assert set(session._bundles) == {SHIPPED, BundleSource(repo_id, commits[1])}
 
 
 def test_the_api_does_what_the_page_does(app_url):

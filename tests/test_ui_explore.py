@@ -15,11 +15,11 @@ from sae_audio.pipeline import Stage, View, analyse, analysing
 from ui import examples, explore, refusals, session
 from ui.examples import EXAMPLES
 from ui.limits import MAX_MB
-from ui.session import SHIPPED, Heard, Source
+from ui.session import SHIPPED, BundleSource, CurrentSound
 from ui.shared import Linked
 
 RATE = 16_000
-COPY = Source(os.path.relpath(CHECKPOINTS / "etude"))
+COPY = BundleSource(os.path.relpath(CHECKPOINTS / "etude"))
 """The shipped bundle by another path: another bundle, to the page."""
 
 
@@ -40,7 +40,7 @@ def quietly(*_, **__) -> None:
     """A progress bar that nobody sees."""
 
 
-def brought(path: Path, before: Heard | None, visitor: gr.Request) -> tuple:
+def brought(path: Path, before: CurrentSound | None, visitor: gr.Request) -> tuple:
     *_, last = explore.bring(str(path), SHIPPED, before, visitor, quietly)
     return last
 
@@ -93,7 +93,7 @@ def test_what_fails_leaves_the_sound_before(tmp_path, visitor):
     with pytest.raises(gr.Error, match="cannot be read as audio"):
         brought(tmp_path / "text.wav", first, visitor)
     assert held(visitor) == before
-    nowhere = Source("/nowhere/at/all")
+    nowhere = BundleSource("/nowhere/at/all")
     with pytest.raises(gr.Error, match="there is no folder"):
         list(explore.bring(str(tone(tmp_path / "second.wav", 660)), nowhere, first, visitor, quietly))
     assert held(visitor)[Path(first.path).name] == before[Path(first.path).name]
@@ -144,7 +144,7 @@ def test_what_is_not_even_sent_is_said(name, size, video, words):
 def test_a_sound_of_another_format_than_its_ending_is_read(tmp_path):
     """A browser sends what it does not know as it is; the server looks at the content."""
     soundfile.write(tmp_path / "odd.bin", np.zeros(RATE), RATE, format="FLAC", subtype="PCM_16")
-    assert Heard("odd", str(tmp_path / "odd.bin")).sound().samples.shape == (1, RATE)
+    assert CurrentSound("odd", str(tmp_path / "odd.bin")).sound().samples.shape == (1, RATE)
     with pytest.raises(AudioError, match="cannot be read"):
         (tmp_path / "not.flac").write_bytes(b"RIFF" + bytes(100))
-        Heard("not", str(tmp_path / "not.flac")).sound()
+        CurrentSound("not", str(tmp_path / "not.flac")).sound()

@@ -170,7 +170,7 @@ def test_a_bundle_of_another_space_leaves_reading_to_the_shipped_one(model, tmp_
     import tiny_bundle
 
     tiny_bundle.tiny_bundle().save(tmp_path / "tiny")  # latents of 6 dimensions
-    source, found = flow.reading(session.Source(str(tmp_path / "tiny")), model)
+    source, found = flow.reading(session.BundleSource(str(tmp_path / "tiny")), model)
     assert source.name == "etude" and found.bundle.spec.d_in == 64
 
 

@@ -128,7 +128,11 @@ def test_the_notes_say_what_was_lowered(tmp_path):
     soundfile.write(tmp_path / "loud.wav", 0.9 * np.sign(np.sin(2 * np.pi * 220 * np.arange(8000) / 16000)), 16000)
     request = gr.Request(session_hash="loud")
     *_, (view, *_) = steer.steer_sound(
-        SHIPPED, session.Heard("loud", str(tmp_path / "loud.wav")), *Ask(loudness=12), request, lambda *args, **kwargs: None
+        SHIPPED,
+        session.CurrentSound("loud", str(tmp_path / "loud.wav")),
+        *Ask(loudness=12),
+        request,
+        lambda *args, **kwargs: None,
     )
     session.leave(request)
     assert any("plays and is saved" in note and "dB lower than measured" in note for note in view["notes"])

@@ -17,7 +17,7 @@ from torch import Tensor
 from sae_audio.bundle import Bundle
 from sae_audio.catalogue import DEAD, UNNAMED, as_csv, find_features, kind_of
 from sae_audio.errors import ParameterError
-from sae_audio.feature_map import EXACT_UP_TO, STEPS, agreement, along, neighbour_map
+from sae_audio.feature_map import EXACT_UP_TO, STEPS, along, neighbour_map, neighbours_kept
 from sae_audio.files import write_bytes
 from sae_audio.naming import Name
 from sae_audio.property_sets import honest_properties
@@ -26,7 +26,7 @@ from ui.component import component
 from ui.feature_card import card_of, feature_card
 from ui.guard import plainly
 from ui.links import link_of
-from ui.session import Source
+from ui.session import BundleSource
 from ui.shared import Page, show
 
 ANY = "any"
@@ -41,7 +41,7 @@ class Layout(NamedTuple):
     near: Tensor
     """[d_sae, 2] by direction, -1 to 1."""
     kept: float
-    """How well that keeps neighbours; see ``agreement``."""
+    """How well that keeps neighbours; see ``neighbours_kept``."""
     steps: int
     """Of t-SNE; 0 for principal components."""
     axes: Tensor | None
@@ -50,7 +50,7 @@ class Layout(NamedTuple):
     """dB and octaves that 1 stands for."""
 
 
-_maps: OrderedDict[Source, Layout] = OrderedDict()
+_maps: OrderedDict[BundleSource, Layout] = OrderedDict()
 _arranging = threading.Lock()
 
 
@@ -97,7 +97,7 @@ def tab(page: Page) -> None:
 
 
 @plainly
-def atlas_of(source: Source, feature: int | None) -> Iterator[dict]:
+def atlas_of(source: BundleSource, feature: int | None) -> Iterator[dict]:
     """Return the map and the list of all features, as JSON: names, kinds, how often they fire, two layouts of the decoder.
 
     The first time for a bundle the map is shown by principal components until it is arranged.
@@ -109,7 +109,7 @@ def atlas_of(source: Source, feature: int | None) -> Iterator[dict]:
 
 
 @plainly
-def find_in(source: Source, text: str, kind: str, at_least: float, at_most: float):
+def find_in(source: BundleSource, text: str, kind: str, at_least: float, at_most: float):
     """Return as ``shown`` the numbers of the features whose name, number or class fits, by property and share of time in %."""
     bundle, _ = session.loaded(source)
     found = _found(bundle, text, kind, at_least, at_most)
@@ -117,7 +117,7 @@ def find_in(source: Source, text: str, kind: str, at_least: float, at_most: floa
 
 
 @plainly
-def random_of(source: Source, text: str, kind: str, at_least: float, at_most: float):
+def random_of(source: BundleSource, text: str, kind: str, at_least: float, at_most: float):
     """Choose one of the features that fit, at random."""
     bundle, _ = session.loaded(source)
     found = _found(bundle, text, kind, at_least, at_most)
@@ -127,7 +127,7 @@ def random_of(source: Source, text: str, kind: str, at_least: float, at_most: fl
 
 
 @plainly
-def look_at(source: Source, feature: int | None):
+def look_at(source: BundleSource, feature: int | None):
     """Return the card of a feature and mark it on the map."""
     bundle, space = session.loaded(source)
     if feature is None or not 0 <= feature < bundle.atlas.d_sae:
@@ -136,7 +136,7 @@ def look_at(source: Source, feature: int | None):
 
 
 @plainly
-def gone_to(source: Source, number: int | None):
+def gone_to(source: BundleSource, number: int | None):
     """Choose a feature by its number and return its card: name with evidence, tuning, neighbours, strongest moments."""
     if number is None:
         raise ParameterError("type the number of a feature")
@@ -150,7 +150,7 @@ def picked(event: gr.EventData) -> int:
 
 
 @plainly
-def export(source: Source, text: str, kind: str, at_least: float, at_most: float, request: gr.Request) -> str:
+def export(source: BundleSource, text: str, kind: str, at_least: float, at_most: float, request: gr.Request) -> str:
     """Write the features that fit as CSV: number, name, property, evidence, how often and how strongly they fire."""
     bundle, _ = session.loaded(source)
     path = session.folder(request) / f"{source.name.replace('/', '-')} features.csv"
@@ -163,7 +163,7 @@ def _found(bundle: Bundle, text: str, kind: str, at_least: float, at_most: float
     return find_features(bundle.atlas, bundle.properties, text or "", kind=None if kind in (ANY, None) else kind, **shares)
 
 
-def _arranged(source: Source, bundle: Bundle) -> Layout:
+def _arranged(source: BundleSource, bundle: Bundle) -> Layout:
     """The layout of a bundle, computed once for all visitors."""
     with _arranging:
         if source not in _maps:
@@ -180,9 +180,9 @@ def _layout(bundle: Bundle, *, steps: int) -> Layout:
     places = 2 * (near - low) / (high - low).clamp_min(1e-9) - 1  # as wide and as high as the picture
     axes = _axes(bundle, directions)
     if axes is None:
-        return Layout(places, agreement(near, directions), steps, None, [])
+        return Layout(places, neighbours_kept(near, directions), steps, None, [])
     reach = axes.abs().quantile(0.995, dim=0).clamp_min(1e-6)  # a few far ones would squeeze all others
-    return Layout(places, agreement(near, directions), steps, (axes / reach).clamp(-1, 1), reach.tolist())
+    return Layout(places, neighbours_kept(near, directions), steps, (axes / reach).clamp(-1, 1), reach.tolist())
 
 
 def _axes(bundle: Bundle, directions: Tensor) -> Tensor | None:
@@ -195,7 +195,7 @@ def _axes(bundle: Bundle, directions: Tensor) -> Tensor | None:
     return torch.stack([along(typical, unit) for unit in units], 1)
 
 
-def _drawn(source: Source, bundle: Bundle, layout: Layout) -> str:
+def _drawn(source: BundleSource, bundle: Bundle, layout: Layout) -> str:
     """What the map and the list show, as JSON text: of a value Gradio's page copies each number several times at every event."""
     atlas = bundle.atlas
     base, query = link_of(source)

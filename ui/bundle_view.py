@@ -22,7 +22,7 @@ from sae_audio.control import AXES
 from sae_audio.latent_spaces import CHECKPOINTS
 from ui.component import component
 from ui.measured import change
-from ui.session import Source
+from ui.session import BundleSource
 
 READERS = {
     "acts": "SAE features",
@@ -41,7 +41,7 @@ def bundle_view(value: dict | None = None, **kwargs) -> gr.HTML:
     return component("bundle_view", value, **kwargs)
 
 
-def described(bundle: Bundle, source: Source) -> dict:
+def described(bundle: Bundle, source: BundleSource) -> dict:
     """Return everything that is shown of a bundle, JSON-ready."""
     return {
         "name": source.name,
@@ -63,7 +63,7 @@ def card(bundle: Bundle) -> str:
     return "\n".join(lines)
 
 
-def code(source: Source, bundle: Bundle) -> str:
+def code(source: BundleSource, bundle: Bundle) -> str:
     """Return a few lines of Python that use a bundle."""
     place = f'"{_place(source)}"'
     pinned = f', revision="{source.revision}"' if source.revision else ""
@@ -82,7 +82,7 @@ def code(source: Source, bundle: Bundle) -> str:
     return "\n".join(lines) + "\n"
 
 
-def shell(source: Source, bundle: Bundle) -> str:
+def shell(source: BundleSource, bundle: Bundle) -> str:
     """Return the command that steers a sound with a bundle; that looks into one where it has no controls."""
     pinned = f" --revision {source.revision}" if source.revision else ""
     steers = {"pitch": "--pitch +3", "loudness": "--loudness -6", "brightness": "--brightness +0.3"}
@@ -91,7 +91,7 @@ def shell(source: Source, bundle: Bundle) -> str:
     return f"python -m sae_audio {does} --bundle {_place(source)}{pinned}\n"
 
 
-def _place(source: Source) -> str:
+def _place(source: BundleSource) -> str:
     """What to type for a bundle: the shipped ones by their place in the repository."""
     folder = Path(source.where)
     return source.where if source.on_hub or folder.resolve().parent != CHECKPOINTS else f"checkpoints/{folder.name}"

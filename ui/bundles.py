@@ -16,7 +16,7 @@ from ui.bundle_view import bundle_view, card, described
 from ui.component import component
 from ui.guard import in_words, plainly
 from ui.links import LONGEST, read_link
-from ui.session import SHIPPED, Source, ships
+from ui.session import SHIPPED, BundleSource, ships
 from ui.shared import Linked, Page, show
 
 SHIPS, HUB, FOLDER = "Shipped here", "Hugging Face Hub", "Folder on this computer"
@@ -94,7 +94,7 @@ def use_bundle(
     return source, f"Now in use on all tabs: **{source.name}**, {bundle.sae.config.d_sae:,} features of {bundle.spec.name}."
 
 
-def chosen(place: str, shipped: str, repo: str, revision: str, trusted: bool, folder: str) -> Source:
+def chosen(place: str, shipped: str, repo: str, revision: str, trusted: bool, folder: str) -> BundleSource:
     """Return the source that a visitor asks for, once it is known that they may have it."""
     if place == SHIPS:
         known = ships()
@@ -106,12 +106,12 @@ def chosen(place: str, shipped: str, repo: str, revision: str, trusted: bool, fo
         if not is_hub_id(repo):
             raise ParameterError(f"'{repo}' cannot be the name of a Hub repository; give one of the form user/name")
         looked = trust.check_repository(repo, revision or None, trusted=bool(trusted))
-        return Source(repo, looked.revision)
+        return BundleSource(repo, looked.revision)
     if place != FOLDER or not trust.folders_allowed():
         raise ParameterError("this page reads no folders for visitors; use the Hub, or run it on your own computer")
     if not (folder := (folder or "").strip()[:LONGEST]):
         raise ParameterError("name the folder of a bundle, such as runs/mine")
-    return Source(folder)
+    return BundleSource(folder)
 
 
 @plainly
@@ -129,7 +129,7 @@ def taken(event: gr.EventData) -> tuple[str, str]:
 
 
 @plainly
-def describe(source: Source):
+def describe(source: BundleSource):
     """Return what the bundle in use is: its space and SAE, figures beside their baselines, Python lines, and its card."""
     bundle, _ = session.loaded(source)
     return described(bundle, source), card(bundle)

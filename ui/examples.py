@@ -22,7 +22,7 @@ from sae_audio.pipeline import View, analyse
 from ui.component import ASSETS
 from ui.feature_card import card_of
 from ui.feature_table import rows_of
-from ui.session import Heard, Source, loaded
+from ui.session import BundleSource, CurrentSound, loaded
 from ui.timeline import picture, track
 
 SECONDS = 6
@@ -42,9 +42,9 @@ class Example(NamedTuple):
     """On its button."""
 
     @property
-    def heard(self) -> Heard:
+    def heard(self) -> CurrentSound:
         """The example as a visitor's sound."""
-        return Heard(self.title, str(ASSETS / f"{self.key}.flac"))
+        return CurrentSound(self.title, str(ASSETS / f"{self.key}.flac"))
 
 
 EXAMPLES = (
@@ -75,7 +75,7 @@ class Seen(NamedTuple):
         return next((one for one in self.picture["features"] if one["feature"] == self.feature), None)
 
 
-def seen(key: str, source: Source) -> Seen:
+def seen(key: str, source: BundleSource) -> Seen:
     """Return what a bundle sees in an example: from the shipped file where the bundle is the shipped one."""
     if Path(source.where).resolve() == ETUDE and _shipped()["bundle"] == fingerprint(ETUDE):
         stored = _shipped()[key]
@@ -83,7 +83,7 @@ def seen(key: str, source: Source) -> Seen:
     return _seen(key, source)
 
 
-def _seen(key: str, source: Source) -> Seen:
+def _seen(key: str, source: BundleSource) -> Seen:
     (bundle, space), view = loaded(source), view_of(key, source)
     rows = rows_of(bundle, view)
     card = card_of(bundle, rows["rows"][0][0], view, space) if rows["rows"] else None
@@ -91,7 +91,7 @@ def _seen(key: str, source: Source) -> Seen:
 
 
 @functools.lru_cache(maxsize=8)
-def view_of(key: str, source: Source) -> View:
+def view_of(key: str, source: BundleSource) -> View:
     """Return a bundle's view of an example; it is the same for all visitors, so it is kept."""
     bundle, space = loaded(source)
     return analyse(bundle, by_key(key).heard.sound(), space=space)
@@ -112,7 +112,7 @@ def fingerprint(folder: Path) -> str:
 
 def make() -> dict:
     """Synthesise the examples and return what the shipped bundle sees in them, as ``examples.json`` holds it."""
-    source = Source(str(ETUDE))
+    source = BundleSource(str(ETUDE))
     stored: dict = {"bundle": fingerprint(ETUDE)}
     for example in EXAMPLES:
         samples = clip_named(example.clip).render()[: SECONDS * SAMPLE_RATE].copy()

@@ -23,7 +23,7 @@ from ui.gpu import gpu
 from ui.guard import plainly
 from ui.limits import MAX_SECONDS, MODEL
 from ui.refusals import refused, upload_refusals
-from ui.session import Heard, Source
+from ui.session import BundleSource, CurrentSound
 from ui.shared import Linked, Page, show
 from ui.timeline import activation_of, picture, timeline, track
 
@@ -39,8 +39,8 @@ HINT = f"WAV, FLAC, OGG, MP3 or AIFF, up to {MAX_SECONDS:g} s. It is deleted wit
 class Kept(NamedTuple):
     """A visitor's view between two events."""
 
-    heard: Heard
-    source: Source
+    heard: CurrentSound
+    source: BundleSource
     view: View
 
 
@@ -130,8 +130,8 @@ def tab(page: Page) -> None:
 @plainly
 def bring(
     upload: str | None,
-    source: Source,
-    before: Heard | None,
+    source: BundleSource,
+    before: CurrentSound | None,
     request: gr.Request,
     progress: gr.Progress = gr.Progress(),  # noqa: B008
 ) -> Iterator[tuple]:
@@ -152,7 +152,7 @@ def bring(
 
 def _example(key: str):
     @plainly
-    def seen(source: Source):
+    def seen(source: BundleSource):
         heard, found = examples.by_key(key).heard, examples.seen(key, source)
         return None, heard, f"## {heard.name}", _fresh(found.picture), found.rows, found.feature, ""
 
@@ -162,8 +162,8 @@ def _example(key: str):
 
 @plainly
 def again(
-    source: Source,
-    heard: Heard | None,
+    source: BundleSource,
+    heard: CurrentSound | None,
     kept: Kept | None,
     linked: Linked | None,
     feature: int | None,
@@ -178,14 +178,14 @@ def again(
 
 
 @plainly
-def back(source: Source, kept: Kept | None) -> tuple:
+def back(source: BundleSource, kept: Kept | None) -> tuple:
     """Leave the view as it was: the bundle that it was seen with, an empty upload, nothing to stop."""
     seen_with = session.SHIPPED if kept is None else kept.source
     return gr.skip() if seen_with == source else seen_with, gr.update(visible=False), None
 
 
 @plainly
-def look_at(source: Source, heard: Heard | None, kept: Kept | None, feature: int | None):
+def look_at(source: BundleSource, heard: CurrentSound | None, kept: Kept | None, feature: int | None):
     """Return the card of the chosen feature: name with evidence, tuning, neighbours, strongest moments here and in the corpus."""
     bundle, space = session.loaded(source)
     if feature is None:
@@ -196,7 +196,7 @@ def look_at(source: Source, heard: Heard | None, kept: Kept | None, feature: int
 
 
 @plainly
-def hear(source: Source, heard: Heard | None, kept: Kept | None, feature: int, way: str):
+def hear(source: BundleSource, heard: CurrentSound | None, kept: Kept | None, feature: int, way: str):
     """Play the sound with one feature ``alone``, ``remove``d or ``boost``ed, and say what was measured where it fires."""
     if way not in WAYS:
         raise ParameterError(f"a feature is heard as {', '.join(WAYS)}; got '{way}'")
@@ -238,7 +238,7 @@ def corpus_moment(recording: str, time: float) -> dict:
 
 
 @plainly
-def export_csv(source: Source, heard: Heard | None, kept: Kept | None, request: gr.Request) -> str:
+def export_csv(source: BundleSource, heard: CurrentSound | None, kept: Kept | None, request: gr.Request) -> str:
     """Write every activation above 0 of the sound as CSV: time in seconds, feature, name, activation."""
     bundle, _ = session.loaded(source)
     acts = _kept(source, heard, kept).view.acts
@@ -253,7 +253,7 @@ def export_csv(source: Source, heard: Heard | None, kept: Kept | None, request: 
 
 
 @plainly
-def export_settings(source: Source, heard: Heard | None, feature: int | None, request: gr.Request) -> str:
+def export_settings(source: BundleSource, heard: CurrentSound | None, feature: int | None, request: gr.Request) -> str:
     """Write what is looked at as JSON: sound, bundle, revision, feature."""
     path = session.folder(request) / "settings.json"
     settings = {"sound": heard and heard.name, "bundle": source.name, "revision": source.revision, "feature": feature}
@@ -262,18 +262,18 @@ def export_settings(source: Source, heard: Heard | None, feature: int | None, re
 
 
 @gpu(duration=20)
-def _analysing(source: Source, heard: Heard) -> Iterator[Stage | View]:
+def _analysing(source: BundleSource, heard: CurrentSound) -> Iterator[Stage | View]:
     bundle, space = session.loaded(source)
     yield from analysing(bundle, heard.sound(), space=space)
 
 
 @gpu(duration=20)
-def _audition(source: Source, view: View, feature: int, way: str):
+def _audition(source: BundleSource, view: View, feature: int, way: str):
     bundle, space = session.loaded(source)
     return audition(bundle, view, feature, way, space=space, factor=BOOST)
 
 
-def _looked(source: Source, heard: Heard, progress: Callable, waiting: tuple) -> Generator[tuple, None, Kept]:
+def _looked(source: BundleSource, heard: CurrentSound, progress: Callable, waiting: tuple) -> Generator[tuple, None, Kept]:
     """Look at a sound, saying what is happening and leaving the page as it is meanwhile, so that it can be stopped."""
     for step in _analysing(source, heard):
         if isinstance(step, View):
@@ -298,7 +298,7 @@ def _fresh(drawn: dict) -> dict:
     return gr.update(value=drawn, tracks=[], chosen=None)
 
 
-def _kept(source: Source, heard: Heard | None, kept: Kept | None) -> Kept:
+def _kept(source: BundleSource, heard: CurrentSound | None, kept: Kept | None) -> Kept:
     """The view of the current sound: kept, shipped, or looked at again."""
     heard = heard or EXAMPLES[0].heard
     if kept is not None and (kept.heard, kept.source) == (heard, source):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gradio as gr
 
-from sae_audio.activity import ranked_activity
 from sae_audio.bundle import Bundle
 from sae_audio.pipeline import View
 from ui.component import component
@@ -26,7 +25,7 @@ def rows_of(bundle: Bundle, view: View) -> dict:
     sound's activation that it carries; percent of the time that it fires; largest activation.
     """
     rows = []
-    for found in ranked_activity(view.acts):
+    for found in view.activity:
         name = bundle.atlas.names[found.feature]
         bits = round(name.bits, 2) if name.property else None
         share, time = round(100 * found.share, 2), round(100 * found.frames, 1)

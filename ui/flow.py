@@ -76,7 +76,7 @@ def diffrhythm_styles() -> dict[str, Path]:
     return {path.stem: path for path in files if path.stem != NULL_STYLE}
 
 
-def reading(source: session.Source, model: Model) -> tuple[session.Source, session.Loaded]:
+def reading(source: session.BundleSource, model: Model) -> tuple[session.BundleSource, session.Loaded]:
     """Return the bundle that reads a generator's latents: the page's, or the shipped one where that is of another space.
 
     Raises
@@ -90,7 +90,7 @@ def reading(source: session.Source, model: Model) -> tuple[session.Source, sessi
     except ParameterError:
         if model.name != ETUDE_FLOW:
             raise
-        source = session.Source(str(CHECKPOINTS / "etude"))
+        source = session.BundleSource(str(CHECKPOINTS / "etude"))
         found = session.loaded(source)
     return source, found
 

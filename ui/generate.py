@@ -10,16 +10,16 @@ from pathlib import Path
 import gradio as gr
 import torch
 
-from sae_audio.audio import mixdown
 from sae_audio.errors import ParameterError
 from sae_audio.files import write_bytes
+from sae_audio.fitting import mixdown
 from sae_audio.generators import ETUDE_FLOW, frames_of
 from sae_audio.recording import Point
 from sae_audio.traces import Trace, compact_json
 from ui import flow, session, song_files, songs
 from ui.guard import plainly
 from ui.limits import MODEL
-from ui.session import Heard, Source
+from ui.session import BundleSource, CurrentSound
 from ui.shared import Page
 from ui.songs import FIRST, STORED_TITLES, Made
 from ui.timeline import track
@@ -124,7 +124,7 @@ def _form() -> list[gr.components.Component]:
     return [which, style, words, notes, seconds, steps, guidance, seed]
 
 
-def _reader(source: Source) -> Source:
+def _reader(source: BundleSource) -> BundleSource:
     return flow.reading(source, flow.generator(ETUDE_FLOW))[0]
 
 
@@ -143,7 +143,7 @@ def _switch(which: str) -> tuple:
 
 
 @plainly
-def show_stored(title: str, source: Source) -> tuple[dict, Made]:
+def show_stored(title: str, source: BundleSource) -> tuple[dict, Made]:
     """Show a precomputed song: its posteriors and curves, at the steps that are stored."""
     made = songs.stored(title, _reader(source))
     return songs.view_of(made), made
@@ -159,7 +159,7 @@ def generate(
     steps: int,
     guidance: float,
     seed: int,
-    source: Source,
+    source: BundleSource,
     request: gr.Request,
 ) -> Iterator[tuple]:
     """Generate a song, and watch: every step's posteriors and curves as it comes, then the whole.
@@ -216,7 +216,7 @@ def steered(
 
 
 @plainly
-def controlled(against: str, made: Made, heard: Heard | None, request: gr.Request) -> Iterator[tuple]:
+def controlled(against: str, made: Made, heard: CurrentSound | None, request: gr.Request) -> Iterator[tuple]:
     """Draw the control's curves: sound that is decided from the first, noised to every flow time.
 
     The sound is the song's own end, or the visitor's sound of Explore (its first seconds, as long as the song).
@@ -296,7 +296,7 @@ def _save(trace: Trace, stem: Path) -> None:
     trace.without_posteriors().save(stem)
 
 
-def _latents_of(heard: Heard | None, found: session.Loaded, frames: int) -> torch.Tensor:
+def _latents_of(heard: CurrentSound | None, found: session.Loaded, frames: int) -> torch.Tensor:
     """Return the latents [1, T, d_in] of the visitor's sound, at most so many frames."""
     if heard is None:
         raise ParameterError("there is no sound in Explore yet; bring one there, or take the song's own end")

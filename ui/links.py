@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlencode
 
-from ui.session import Source, ships
+from ui.session import BundleSource, ships
 from ui.shared import TABS
 
 SPACE = "https://huggingface.co/spaces/"
@@ -36,7 +36,7 @@ def read_link(query: Mapping[str, str]) -> Link:
     return Link(bundle, revision, number, opens)
 
 
-def link_of(source: Source) -> tuple[str, str]:
+def link_of(source: BundleSource) -> tuple[str, str]:
     """Return the address of the page, empty where the browser knows it better, and the query that names a bundle."""
     base = SPACE + os.environ["SPACE_ID"] if "SPACE_ID" in os.environ else ""
     known = source.on_hub or source in ships().values()

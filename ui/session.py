@@ -25,7 +25,7 @@ from ui import trust
 from ui.limits import BUNDLES_LOADED, MAX_SECONDS
 
 
-class Source(NamedTuple):
+class BundleSource(NamedTuple):
     """Where a bundle comes from; what the page's ``bundle`` state holds."""
 
     where: str
@@ -51,7 +51,7 @@ class Loaded(NamedTuple):
     space: LatentSpace
 
 
-class Heard(NamedTuple):
+class CurrentSound(NamedTuple):
     """A visitor's current sound; what the page's ``heard`` state holds."""
 
     name: str
@@ -66,23 +66,23 @@ class Heard(NamedTuple):
         return read(self.path, max_minutes=MAX_SECONDS / 60)
 
 
-SHIPPED = Source(os.environ.get("BUNDLE", str(CHECKPOINTS / "etude")), os.environ.get("BUNDLE_REVISION"))
+SHIPPED = BundleSource(os.environ.get("BUNDLE", str(CHECKPOINTS / "etude")), os.environ.get("BUNDLE_REVISION"))
 """Bundle that the page opens with."""
 
 
-def ships() -> dict[str, Source]:
+def ships() -> dict[str, BundleSource]:
     """Return the bundles that come with the page, by name; the one that it opens with first."""
-    others = [Source(str(path.parent)) for path in sorted(CHECKPOINTS.glob("*/cfg.json"))]
+    others = [BundleSource(str(path.parent)) for path in sorted(CHECKPOINTS.glob("*/cfg.json"))]
     return {SHIPPED.name: SHIPPED} | {source.name: source for source in others if source.name != SHIPPED.name}
 
 
 _SECRET = secrets.token_bytes(32)
-_bundles: OrderedDict[Source, Loaded] = OrderedDict()
-_being_loaded: dict[Source, threading.Lock] = {}
+_bundles: OrderedDict[BundleSource, Loaded] = OrderedDict()
+_being_loaded: dict[BundleSource, threading.Lock] = {}
 _table = threading.Lock()
 
 
-def loaded(source: Source) -> Loaded:
+def loaded(source: BundleSource) -> Loaded:
     """Return a bundle with its latent space, loaded once for all visitors; the least recently used makes room.
 
     While one is being fetched, visitors of others do not wait. A bundle that is not the page's own is fetched without the
@@ -105,7 +105,7 @@ def loaded(source: Source) -> Loaded:
             _being_loaded.pop(source, None)
 
 
-def _fetched(source: Source) -> Loaded:
+def _fetched(source: BundleSource) -> Loaded:
     own = source == SHIPPED
     bundle = Bundle.from_pretrained(source.where, source.revision, token=None if own else False)
     if not own and source.on_hub:
@@ -113,7 +113,7 @@ def _fetched(source: Source) -> Loaded:
     return Loaded(bundle, space_of(bundle))
 
 
-def _keep(source: Source, found: Loaded) -> Loaded:
+def _keep(source: BundleSource, found: Loaded) -> Loaded:
     with _table:
         _bundles[source] = found
         while len(_bundles) > BUNDLES_LOADED:
@@ -121,7 +121,7 @@ def _keep(source: Source, found: Loaded) -> Loaded:
     return found
 
 
-def _at_hand(source: Source) -> Loaded | None:
+def _at_hand(source: BundleSource) -> Loaded | None:
     with _table:
         if source in _bundles:
             _bundles.move_to_end(source)
@@ -138,7 +138,7 @@ def folder(request: gr.Request) -> Path:
     return own
 
 
-def bring(upload: str, name: str, request: gr.Request) -> Heard:
+def bring(upload: str, name: str, request: gr.Request) -> CurrentSound:
     """Copy a sound file to the visitor's folder, checked. The one before stays until ``settle``.
 
     Raises
@@ -149,10 +149,10 @@ def bring(upload: str, name: str, request: gr.Request) -> Heard:
     read(upload, max_minutes=MAX_SECONDS / 60)
     path = folder(request) / f"sound-{uuid.uuid4().hex[:8]}{Path(upload).suffix.lower()}"
     shutil.copyfile(upload, path)
-    return Heard(name, str(path))
+    return CurrentSound(name, str(path))
 
 
-def settle(heard: Heard, before: Heard | None, request: gr.Request) -> None:
+def settle(heard: CurrentSound, before: CurrentSound | None, request: gr.Request) -> None:
     """Make a sound the visitor's: of the others only the one before is kept, for what may still be at work on it."""
     stay = {heard.path, before.path if before else None}
     for path in folder(request).glob("sound-*"):

@@ -3,8 +3,8 @@
 A tab is one file with ``tab(page: Page) -> None``, called inside its ``gr.Tab``: it lays out components and wires their events.
 Whatever it needs from the others is in ``Page``:
 
-- ``page.bundle`` as an input gives a ``Source``; ``session.loaded(source)`` the bundle and its latent space.
-- ``page.heard`` gives the visitor's current sound, a ``Heard`` (``heard.sound()``), set by Explore; None before there is one.
+- ``page.bundle`` as an input gives a ``BundleSource``; ``session.loaded(source)`` the bundle and its latent space.
+- ``page.heard`` gives the visitor's sound, a ``CurrentSound`` (``heard.sound()``), set by Explore; None before there is one.
 - ``page.feature`` is the feature that is looked at, an int, in all tabs: return a new one into it and every tab that listens with
   ``page.feature.change(...)`` follows.
 - ``page.linked`` is the feature that a shared link asked for, with its bundle: what is shown anew for that bundle keeps it.
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from ui.session import Source
+from ui.session import BundleSource
 
 TABS = {"explore": "Explore", "steer": "Steer", "generate": "Generate & watch", "atlas": "Atlas", "bundle": "Bundle"}
 """Titles of the tabs, by id."""
@@ -31,7 +31,7 @@ TABS = {"explore": "Explore", "steer": "Steer", "generate": "Generate & watch", 
 class Linked(NamedTuple):
     """What a shared link points to."""
 
-    source: Source
+    source: BundleSource
     """Its bundle."""
     feature: int
     """A feature of that bundle."""
@@ -41,9 +41,9 @@ class Page(NamedTuple):
     """What the tabs share. States hold one value per visitor."""
 
     bundle: gr.State
-    """``session.Source`` of the bundle in use."""
+    """``session.BundleSource`` of the bundle in use."""
     heard: gr.State
-    """``session.Heard`` or None: the visitor's sound."""
+    """``session.CurrentSound`` or None: the visitor's sound."""
     feature: gr.State
     """int or None: the feature that is looked at."""
     linked: gr.State

@@ -27,7 +27,7 @@ from sae_audio.properties import axis_values
 from sae_audio.traces import Trace, compact_json, load_trace
 from sae_audio.units import note_name, to_db
 from ui import session
-from ui.session import Source
+from ui.session import BundleSource
 from ui.trajectory import run_of, start
 
 STORED = CHECKPOINTS / "etude-flow" / "traces"
@@ -44,7 +44,7 @@ class Made(NamedTuple):
     """The view's id."""
     stem: str
     """Its trace, without ending."""
-    source: Source
+    source: BundleSource
     """Bundle that reads it."""
     generator: str
     """Name for ``flow.generator``."""
@@ -52,7 +52,7 @@ class Made(NamedTuple):
     """Where its view, steered trace and files are; None for a stored one that nothing was done with."""
 
 
-def stored(title: str, source: Source) -> Made:
+def stored(title: str, source: BundleSource) -> Made:
     """Return a precomputed song."""
     name = STORED_TITLES[title]
     return Made(name, str(STORED / name), source, "etude-flow")
@@ -109,7 +109,7 @@ def finished(key: str, found: Trace, bundle: Bundle, how: str) -> dict:
     return view | {"complete": True, "how": f"{how} · {details}", "runs": {"song": run_of(found, bundle)}}
 
 
-def read_by(source: Source) -> str:
+def read_by(source: BundleSource) -> str:
     """Say which bundle reads a song, where it is not the page's own: that may be of a space that no song here is in."""
     return "" if source == session.SHIPPED else f", read by the bundle '{source.name}'"
 

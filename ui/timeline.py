@@ -24,7 +24,6 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from sae_audio.activity import ranked_activity
 from sae_audio.bundle import Bundle
 from sae_audio.descriptors import Descriptors
 from sae_audio.pipeline import View
@@ -72,7 +71,6 @@ def picture(bundle: Bundle, view: View, name: str, *, rows: int = ROWS) -> dict:
         Features in the heatmap, strongest share of the activation first.
     """
     spec = bundle.spec
-    shown = [activity.feature for activity in ranked_activity(view.acts)[:rows]]
     return {
         "name": name,
         "duration": view.audio.shape[-1] / spec.sample_rate,
@@ -80,7 +78,7 @@ def picture(bundle: Bundle, view: View, name: str, *, rows: int = ROWS) -> dict:
         "frames": len(view.latents),
         "sound": track(f"mono, {spec.sample_rate / 1000:g} kHz: as the model hears it", view.audio, spec.sample_rate),
         "spectrogram": spectrogram(view.audio, spec.sample_rate),
-        "features": [activation_of(bundle, view, feature) for feature in shown],
+        "features": [activation_of(bundle, view, feature) for feature in view.top_features[:rows]],
         "properties": [_lane(prop, view) for prop in bundle.properties.values()],
     }
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from sae_audio.activations.frames import Frames, measured
+from sae_audio.activations.measuring import MeasuredRecording, measured
 from sae_audio.activations.sources import Source
 from sae_audio.activations.splits import with_splits
 from sae_audio.activations.store import (
@@ -37,6 +37,7 @@ from sae_audio.errors import DataError
 from sae_audio.files import make_folder
 from sae_audio.latent_spaces.base import LatentSpace
 from sae_audio.latent_spaces.signature import same_weights, signature
+from sae_audio.trackers import check_tracker
 
 POLL_SECONDS = 0.5
 """How often a process looks whether the others are done."""
@@ -85,7 +86,10 @@ def extract(
     DataError
         No source, two sources of the same name, none usable, or the folder holds a store of another space, other weights or
         other settings.
+    ParameterError
+        There is no such pitch tracker here.
     """
+    check_tracker(tracker)
     sources, out_dir = _checked(sources), Path(out_dir)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     head = _head(space, seed, tracker, settings)
@@ -172,7 +176,7 @@ def _difference(before: Any, now: Any) -> tuple[Any, Any]:
 # From frames to the store -----------------------------------------------------------------------------------------------------
 
 
-def _groups(batches: Iterable[list[Frames]], shard_frames: float, bar: tqdm) -> Iterator[list[Frames]]:
+def _groups(batches: Iterable[list[MeasuredRecording]], shard_frames: float, bar: tqdm) -> Iterator[list[MeasuredRecording]]:
     """Collect recordings until they fill a shard."""
     group, total = [], 0
     for batch in batches:
@@ -186,7 +190,7 @@ def _groups(batches: Iterable[list[Frames]], shard_frames: float, bar: tqdm) -> 
         yield group
 
 
-def _write(out_dir: Path, rank: int, group: list[Frames], done: dict) -> None:
+def _write(out_dir: Path, rank: int, group: list[MeasuredRecording], done: dict) -> None:
     """Write a shard, without the recordings that were found unusable again."""
     group = [item for item in group if not (item.reason and _key(item.source) in done)]
     if group:

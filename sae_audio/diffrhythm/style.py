@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae_audio import audio
+from sae_audio.audio import read
 from sae_audio.diffrhythm.generator import Generator
 from sae_audio.diffrhythm.sampler import NORM_TOLERANCE
 from sae_audio.errors import ParameterError
+from sae_audio.fitting import resample
 
 MUQ = "OpenMuQ/MuQ-MuLan-large"
 MUQ_DIM, MUQ_RATE, MUQ_SECONDS = 512, 24_000, 10
@@ -145,13 +146,13 @@ def middle_clip(path: str | Path) -> Tensor:
     ParameterError
         It is shorter than 10 s.
     """
-    sound = audio.read(path)
+    sound = read(path)
     seconds = sound.samples.shape[1] / sound.sample_rate
     if seconds < MUQ_SECONDS:
         raise ParameterError(f"reference clip '{path}' lasts {seconds:.2f} s; it must be at least {MUQ_SECONDS} s")
     first = (int(seconds) // 2 - MUQ_SECONDS // 2) * sound.sample_rate
     mono = sound.samples[:, first : first + MUQ_SECONDS * sound.sample_rate].mean(0, keepdim=True)
-    return audio.resample(mono, sound.sample_rate, MUQ_RATE)
+    return resample(mono, sound.sample_rate, MUQ_RATE)
 
 
 @cache

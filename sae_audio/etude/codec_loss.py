@@ -9,7 +9,7 @@ from torchaudio.functional import melscale_fbanks
 from sae_audio.etude.codec import LEVEL_WEIGHT, CodecConfig, Posterior, expand
 
 N_MELS = 80
-WEIGHTS = {"shape": 1.0, "mel": 1.0, "level": 0.5, "centroid": 0.5, "kl": 0.01}
+TERM_WEIGHTS = {"shape": 1.0, "mel": 1.0, "level": 0.5, "centroid": 0.5, "kl": 0.01}
 MEL_FLOOR = 1e-5
 """Added to mel magnitudes, full-scale sine = 1: what is below -100 dBFS does not matter."""
 
@@ -57,7 +57,7 @@ class CodecLoss(nn.Module):
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """Return the weighted sum."""
-        return sum((WEIGHTS[name] * value for name, value in terms.items()), torch.zeros(()))
+        return sum((TERM_WEIGHTS[name] * value for name, value in terms.items()), torch.zeros(()))
 
     def _log_mel(self, magnitudes: Tensor) -> Tensor:
         return (magnitudes @ self.bank + MEL_FLOOR).log()

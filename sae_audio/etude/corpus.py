@@ -20,7 +20,7 @@ from sae_audio.etude.scores import Score, frame_pitch, gain_curve, write_score
 SAMPLE_RATE = 16_000
 FRAME_RATE = 50.0
 CLIP_SECONDS = 10.0
-SPLITS = {"train": 0.70, "validation": 0.15, "test": 0.15}
+SPLIT_SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 """Share of the minutes in each split."""
 SOURCES = ("additive", "fluidr3", "both")
 N_ADDITIVE = 160
@@ -115,19 +115,19 @@ def corpus(minutes: float, seed: int = 0, source: str = "both", *, split: str | 
     >>> clip.name, clip.render().shape, clip.f0.shape
     ('additive-train-0-00000', (160000,), (500,))
     """
-    if source not in SOURCES or split not in (None, *SPLITS):
-        raise ParameterError(f"corpus(source={source!r}, split={split!r}): sources are {SOURCES}, splits {tuple(SPLITS)}")
+    if source not in SOURCES or split not in (None, *SPLIT_SHARES):
+        raise ParameterError(f"corpus(source={source!r}, split={split!r}): sources are {SOURCES}, splits {tuple(SPLIT_SHARES)}")
     if not minutes > 0:
         raise ParameterError(f"corpus of {minutes} minutes; it must be more than 0")
-    for name in SPLITS if split is None else (split,):
-        for index in range(max(1, round(minutes * 60 / CLIP_SECONDS * SPLITS[name]))):
+    for name in SPLIT_SHARES if split is None else (split,):
+        for index in range(max(1, round(minutes * 60 / CLIP_SECONDS * SPLIT_SHARES[name]))):
             yield make_clip(name, seed, index, source)
 
 
 def make_clip(split: str, seed: int, index: int, source: str) -> Clip:
     """Return one clip of a split."""
     kind = source if source != "both" else ("fluidr3", "additive")[index % 2]
-    key = (seed, list(SPLITS).index(split), index, SOURCES.index(kind))
+    key = (seed, list(SPLIT_SHARES).index(split), index, SOURCES.index(kind))
     rng = np.random.default_rng([7, *key])
     held_out = split == "test" and bool(rng.random() < 0.5)
     instrument = _pick(rng, kind, held_out)
@@ -149,7 +149,7 @@ def clip_named(name: str) -> Clip:
     >>> clip_named("additive-train-0-00001").timbre == make_clip("train", 0, 1, "additive").timbre
     True
     """
-    found = re.fullmatch(rf"({'|'.join(SOURCES[:2])})-({'|'.join(SPLITS)})-(\d+)-(\d+)", name, re.ASCII)
+    found = re.fullmatch(rf"({'|'.join(SOURCES[:2])})-({'|'.join(SPLIT_SHARES)})-(\d+)-(\d+)", name, re.ASCII)
     if not found:
         raise ParameterError(f"'{name}' is not the name of a synthesised clip, such as additive-train-0-00001")
     kind, split, seed, index = found.groups()

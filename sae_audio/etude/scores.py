@@ -11,7 +11,7 @@ import numpy as np
 
 from sae_audio.errors import ParameterError
 
-SCALES = {
+NOTE_SCALES = {
     "major": (0, 2, 4, 5, 7, 9, 11),
     "minor": (0, 2, 3, 5, 7, 8, 10),
     "pentatonic": (0, 2, 4, 7, 9),
@@ -82,7 +82,7 @@ def write_score(seed: tuple[int, ...], *, low: int = 36, high: int = 96, voices:
     if high - low < 12:
         raise ParameterError(f"instrument range {low}..{high} is narrower than an octave (12 semitones)")
     rng = np.random.default_rng(seed)
-    steps, key = list(SCALES.values())[rng.integers(len(SCALES))], int(rng.integers(12))
+    steps, key = list(NOTE_SCALES.values())[rng.integers(len(NOTE_SCALES))], int(rng.integers(12))
     pitches = np.array([pitch for pitch in range(low, high + 1) if (pitch - key) % 12 in steps])
     tuning, beat = rng.uniform(-0.15, 0.15), rng.uniform(0.25, 0.8)
     notes = [note for _ in range(voices) for note in _voice(rng, pitches + tuning, beat, duration)]

@@ -37,7 +37,7 @@ PCA_FRAMES = 60_000
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CodecRecipe:
     """How the codec is trained."""
 
     minutes: float = 150.0
@@ -101,7 +101,7 @@ def _sample_features(model: SpectralVAE, clips: Tensor, seed: int) -> Tensor:
     )
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
+def learning_rate(step: int, recipe: CodecRecipe) -> float:
     """Warm up over 100 steps, stay, and fall linearly to zero over the last quarter."""
     return recipe.lr * min(1.0, (step + 1) / 100, 4 * (recipe.steps - step) / recipe.steps)
 
@@ -120,7 +120,7 @@ def train_step(model: SpectralVAE, loss: CodecLoss, optimizer: torch.optim.Optim
 
 
 @torch.no_grad()
-def evaluate(model: SpectralVAE, loss: CodecLoss, clips: Tensor) -> dict[str, float]:
+def validate(model: SpectralVAE, loss: CodecLoss, clips: Tensor) -> dict[str, float]:
     """Return the mean of each term of the loss over whole clips, from the mean latents and without augmentation."""
     rows = []
     for clip in clips:
@@ -130,7 +130,7 @@ def evaluate(model: SpectralVAE, loss: CodecLoss, clips: Tensor) -> dict[str, fl
     return {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
 
 
-def train(recipe: Recipe, config: CodecConfig) -> SpectralVAE:
+def train(recipe: CodecRecipe, config: CodecConfig) -> SpectralVAE:
     """Synthesise the corpus, train a codec on its training split, finish it and write it to ``recipe.out``."""
     clips = render_split(recipe.minutes, recipe.seed, "train")
     held = render_split(min(recipe.minutes, 20), recipe.seed, "validation")
@@ -142,7 +142,7 @@ def train(recipe: Recipe, config: CodecConfig) -> SpectralVAE:
     return model
 
 
-def fit(recipe: Recipe, config: CodecConfig, clips: Tensor, held: Tensor) -> SpectralVAE:
+def fit(recipe: CodecRecipe, config: CodecConfig, clips: Tensor, held: Tensor) -> SpectralVAE:
     """Train both halves on clips ``[clips, N]``, watch held-out clips ``[clips, N]`` and write the codec to ``recipe.out``."""
     make_folder(recipe.out)
     log, state = recipe.out / "log.jsonl", recipe.out / "training.safetensors"
@@ -163,14 +163,14 @@ def fit(recipe: Recipe, config: CodecConfig, clips: Tensor, held: Tensor) -> Spe
         terms = train_step(model, loss, optimizer, *_draw(model, clips, recipe, step))
         if (step + 1) % recipe.eval_every == 0:
             row = {"step": step + 1, "cpu_s": time.process_time() - began, "train": terms}
-            append_row(log, row | {"validation": evaluate(model, loss, held)})
+            append_row(log, row | {"validation": validate(model, loss, held)})
             save_training(state, model, optimizer)
     standardise(model, clips, recipe.seed)
     save_codec(model, recipe.out)
     return model
 
 
-def _new(recipe: Recipe, config: CodecConfig) -> SpectralVAE:
+def _new(recipe: CodecRecipe, config: CodecConfig) -> SpectralVAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = SpectralVAE(config)
@@ -178,7 +178,7 @@ def _new(recipe: Recipe, config: CodecConfig) -> SpectralVAE:
     return model
 
 
-def _draw(model: SpectralVAE, clips: Tensor, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
+def _draw(model: SpectralVAE, clips: Tensor, recipe: CodecRecipe, step: int) -> tuple[Tensor, Tensor]:
     """Return the batch and the latent noise of a step, which depend on nothing but the seed and the step."""
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     batch = make_batch(clips, model, recipe.crop_frames, recipe.batch_size, generator)
@@ -190,19 +190,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m sae_audio.etude.train_codec", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=number(1, 6000), default=Recipe.minutes, help="length of the synthesised corpus")
-    parser.add_argument("--steps", type=number(0, 1e7, int), default=Recipe.steps, help="optimiser steps; 0: the PCA codec")
+    parser.add_argument("--minutes", type=number(1, 6000), default=CodecRecipe.minutes, help="length of the synthesised corpus")
+    parser.add_argument("--steps", type=number(0, 1e7, int), default=CodecRecipe.steps, help="optimiser steps; 0: the PCA codec")
     parser.add_argument(
-        "--finish-steps", type=number(0, 1e7, int), default=Recipe.finish_steps, help="steps of the decoder alone, after that"
+        "--finish-steps",
+        type=number(0, 1e7, int),
+        default=CodecRecipe.finish_steps,
+        help="steps of the decoder alone, after that",
     )
-    parser.add_argument("--out", type=Path, default=Recipe.out, help="folder for the codec")
+    parser.add_argument("--out", type=Path, default=CodecRecipe.out, help="folder for the codec")
     parser.add_argument(
-        "--seed", type=number(0, 2**32 - 1, int), default=Recipe.seed, help="of corpus, weights and batches (default: 0)"
+        "--seed", type=number(0, 2**32 - 1, int), default=CodecRecipe.seed, help="of corpus, weights and batches (default: 0)"
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     options = vars(parser.parse_args(argv))
-    debug, recipe = options.pop("debug"), Recipe(**options)
+    debug, recipe = options.pop("debug"), CodecRecipe(**options)
     blocks = {"encoder_blocks": 2, "decoder_blocks": 4} if recipe.steps else {}
 
     def run() -> None:

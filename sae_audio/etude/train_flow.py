@@ -50,7 +50,7 @@ VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FlowRecipe:
     """How étude-flow is trained."""
 
     minutes: float = 900.0
@@ -89,7 +89,7 @@ ETUDE_FLOW = DiTConfig(
 """Sizes of the shipped model: 2.7 M parameters."""
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
+def learning_rate(step: int, recipe: FlowRecipe) -> float:
     """Warm up, stay, and fall linearly to zero."""
     left = (recipe.steps - step) / (COOL_DOWN * recipe.steps)
     return recipe.lr * min(1.0, (step + 1) / WARM_UP, left)
@@ -98,7 +98,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 class Trainer:
     """Model, averaged model and optimiser of a run."""
 
-    def __init__(self, recipe: Recipe, config: DiTConfig) -> None:
+    def __init__(self, recipe: FlowRecipe, config: DiTConfig) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.model = Generator(DiT(config), style_names(), GUIDANCE)
@@ -130,7 +130,7 @@ class Trainer:
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
 
     @torch.no_grad()
-    def evaluate(self, held: FlowData, batches: int = 6) -> dict[str, float]:
+    def validate(self, held: FlowData, batches: int = 6) -> dict[str, float]:
         """Return the averaged weights' loss on held-out clips at fixed times, all conditions given and no latents."""
         model = self.ema
         losses: dict[str, list] = {str(t): [] for t in VALIDATION_TIMES}
@@ -178,7 +178,7 @@ class Trainer:
             raise DataError(f"{path} is of a run with {', '.join(different)}; resume it with the same, or choose another --out")
 
 
-def train(recipe: Recipe, config: DiTConfig = ETUDE_FLOW) -> Generator:
+def train(recipe: FlowRecipe, config: DiTConfig = ETUDE_FLOW) -> Generator:
     """Encode the corpus, train on its training split and write the model to ``recipe.out``; return the averaged model."""
     make_folder(recipe.out)
     codec = EtudeCodec.load(recipe.codec)
@@ -187,7 +187,7 @@ def train(recipe: Recipe, config: DiTConfig = ETUDE_FLOW) -> Generator:
     return fit(recipe, config, data, held)
 
 
-def fit(recipe: Recipe, config: DiTConfig, data: FlowData, held: FlowData) -> Generator:
+def fit(recipe: FlowRecipe, config: DiTConfig, data: FlowData, held: FlowData) -> Generator:
     """Train on encoded clips, watch held-out ones, write to ``recipe.out``; return the averaged model."""
     trainer, began, losses, log = Trainer(recipe, config), time.monotonic(), [], recipe.out / "log.jsonl"
     if recipe.resume:
@@ -202,7 +202,7 @@ def fit(recipe: Recipe, config: DiTConfig, data: FlowData, held: FlowData) -> Ge
         losses.append(trainer.step(data, step))
         if (step + 1) % recipe.eval_every == 0 or step + 1 == recipe.steps:
             row = {"step": step + 1, "wall_s": time.monotonic() - began, "train": sum(losses) / len(losses)}
-            row["validation"] = trainer.evaluate(held)
+            row["validation"] = trainer.validate(held)
             progress.set_postfix(loss=f"{row['train']:.4f}", held=f"{sum(row['validation'].values()) / 5:.4f}")
             append_row(log, row)
             trainer.save()
@@ -223,15 +223,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m sae_audio.etude.train_flow", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=number(1, 6000), default=Recipe.minutes, help="length of the synthesised corpus")
-    parser.add_argument("--steps", type=number(1, 1e7, int), default=Recipe.steps, help="optimiser steps")
-    parser.add_argument("--out", type=Path, default=Recipe.out, help="folder for the model")
-    parser.add_argument("--codec", type=Path, default=Recipe.codec, help="folder of the codec")
+    parser.add_argument("--minutes", type=number(1, 6000), default=FlowRecipe.minutes, help="length of the synthesised corpus")
+    parser.add_argument("--steps", type=number(1, 1e7, int), default=FlowRecipe.steps, help="optimiser steps")
+    parser.add_argument("--out", type=Path, default=FlowRecipe.out, help="folder for the model")
+    parser.add_argument("--codec", type=Path, default=FlowRecipe.codec, help="folder of the codec")
     parser.add_argument(
-        "--seed", type=number(0, 2**32 - 1, int), default=Recipe.seed, help="of corpus, weights and batches (default: 0)"
+        "--seed", type=number(0, 2**32 - 1, int), default=FlowRecipe.seed, help="of corpus, weights and batches (default: 0)"
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    parser.add_argument("--lr", type=number(1e-8, 1), default=Recipe.lr, help="peak learning rate")
+    parser.add_argument("--lr", type=number(1e-8, 1), default=FlowRecipe.lr, help="peak learning rate")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--export", type=Path, metavar="RUN", help="copy the model of this run into --out instead of training")
     options = vars(parser.parse_args(argv))
@@ -239,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         if finished is None:
-            train(Recipe(**options))
+            train(FlowRecipe(**options))
         else:
             export(finished, options["out"])
 

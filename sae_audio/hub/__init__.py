@@ -5,6 +5,6 @@ Nothing here knows what the files of a bundle mean. How the Hub is talked to, wh
 """
 
 from sae_audio.hub.fetch import pull
-from sae_audio.hub.publish import Published, check_address, check_push, push, push_command
+from sae_audio.hub.publish import Published, check_address, check_publish, push, push_command
 
-__all__ = ["Published", "check_address", "check_push", "pull", "push", "push_command"]
+__all__ = ["Published", "check_address", "check_publish", "pull", "push", "push_command"]

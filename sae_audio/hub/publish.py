@@ -61,7 +61,7 @@ class Remote(NamedTuple):
     """What of it belongs to the bundle that it holds, the manifest included; empty if it holds none."""
 
 
-class Target(NamedTuple):
+class Destination(NamedTuple):
     """Where to publish."""
 
     repo_id: str
@@ -75,7 +75,7 @@ class Target(NamedTuple):
         return {"repo_id": self.repo_id, "revision": self.revision}
 
 
-def check_push(repo_id: str, *, private: bool = False, revision: str | None = None, token: str | bool | None = None) -> None:
+def check_publish(repo_id: str, *, private: bool = False, revision: str | None = None, token: str | bool | None = None) -> None:
     """Raise ``HubError`` unless a bundle could be published there now; takes a second and makes the repository if it is missing.
 
     Parameters
@@ -85,7 +85,7 @@ def check_push(repo_id: str, *, private: bool = False, revision: str | None = No
     """
     check_address(repo_id, revision)
     with talking(repo_id, revision):
-        _prepare(Target(repo_id, revision, HfApi(token=token), private))
+        _prepare(Destination(repo_id, revision, HfApi(token=token), private))
 
 
 def check_address(repo_id: str, revision: str | None = None) -> None:
@@ -146,7 +146,7 @@ def push(
     check_address(repo_id, revision)
     folder = Path(folder)
     files = as_published(read_sealed(folder), repo_id, revision)
-    target = Target(repo_id, revision, HfApi(token=token), private)
+    target = Destination(repo_id, revision, HfApi(token=token), private)
     try:
         with talking(repo_id, revision):
             return _publish(target, files)
@@ -182,7 +182,7 @@ def _without_folders(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {"config.json": to_json(config), "cfg.json": to_json(cfg)}
 
 
-def _publish(target: Target, files: Mapping[str, bytes]) -> Published:
+def _publish(target: Destination, files: Mapping[str, bytes]) -> Published:
     before, private = _prepare(target)
     changed, removed = _changes(before, files)
     commit = _commit(target, files, before) if changed or removed else before.commit
@@ -192,7 +192,7 @@ def _publish(target: Target, files: Mapping[str, bytes]) -> Published:
     return Published(page, commit, len(changed), len(removed), private, tag)
 
 
-def _prepare(target: Target) -> tuple[Remote, bool]:
+def _prepare(target: Destination) -> tuple[Remote, bool]:
     """Make repository and branch, check that they may be written to; returns the newest version and whether it is private."""
     repo_id, revision, api, private = target
     retried(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True))
@@ -210,14 +210,14 @@ def _prepare(target: Target) -> tuple[Remote, bool]:
     return before, bool(info.private)
 
 
-def _newest(target: Target) -> Remote:
+def _newest(target: Destination) -> Remote:
     commit = str(target.api.repo_info(**target.address).sha)
     listed = target.api.list_repo_tree(target.repo_id, recursive=True, revision=commit)
     files = {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
     return Remote(commit, files, _bundle_in(target, commit, files) if MANIFEST in files else frozenset())
 
 
-def _bundle_in(target: Target, commit: str, files: Mapping[str, RepoFile]) -> frozenset[str]:
+def _bundle_in(target: Destination, commit: str, files: Mapping[str, RepoFile]) -> frozenset[str]:
     """Return the names that the repository's own manifest lists and that are there."""
     where = f"'{target.repo_id}' at commit {commit[:12]}"
     with tempfile.TemporaryDirectory() as folder:  # not the cache, which could hold a damaged copy
@@ -254,7 +254,7 @@ def _changes(remote: Remote, files: Mapping[str, bytes]) -> tuple[list[str], lis
     return [name for name in files if not _same(remote.files.get(name), files[name])], sorted(remote.bundle - files.keys())
 
 
-def _commit(target: Target, files: Mapping[str, bytes], before: Remote) -> str:
+def _commit(target: Destination, files: Mapping[str, bytes], before: Remote) -> str:
     """Commit on top of ``before`` and nothing else; returns the commit."""
 
     def attempt() -> str:
@@ -285,7 +285,7 @@ def _commit(target: Target, files: Mapping[str, bytes], before: Remote) -> str:
         return retried(attempt)  # the branch moved after it was looked at: by our own late commit, or by somebody else's
 
 
-def _compare(target: Target, files: Mapping[str, bytes], commit: str) -> None:
+def _compare(target: Destination, files: Mapping[str, bytes], commit: str) -> None:
     """Raise unless the Hub holds every file of the manifest at the commit, with the same content."""
     entries = retried(lambda: target.api.get_paths_info(target.repo_id, list(files), revision=commit))
     found = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
@@ -298,7 +298,7 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _tag(target: Target, commit: str) -> str:
+def _tag(target: Destination, commit: str) -> str:
     """Let the tag of the format version point at the commit; a tag cannot be moved, so the old one is deleted first."""
     tag, api, repo_id = tag_of(FORMAT_VERSION), target.api, target.repo_id
 

@@ -67,7 +67,7 @@ class LatentSpace(ABC):
         if audio.ndim != 3 or audio.shape[1] != self.spec.channels or not audio.numel():
             raise ParameterError(
                 f"'{self.spec.name}' takes audio [B >= 1, {self.spec.channels}, N >= 1], got {list(audio.shape)}; "
-                "use sae_audio.audio.fit to resample and fold channels"
+                "use sae_audio.fitting.fit to resample and fold channels"
             )
 
 

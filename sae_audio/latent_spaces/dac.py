@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WINDOW = 160
 """Latent frames per window on a CPU, all items of the batch together: 2 to 3 s. 400 were measured up to 1.4 times slower."""
-UNITS = 39
+RESIDUAL_REACH = 39
 """Steps that three residual units reach on either side: seven taps each, 1, 3 and 9 steps apart."""
 
 
@@ -93,7 +93,7 @@ def encoder_reach(ratios: Sequence[int]) -> int:
     """Return how many frames on either side of a frame its latents depend on; ``ratios`` from audio to latents."""
     steps = 1  # last convolution, of three taps; then back through the blocks, whose taps overlap by half a stride
     for ratio in reversed(ratios):
-        steps = steps * ratio + ceil_div(ratio, 2) + UNITS
+        steps = steps * ratio + ceil_div(ratio, 2) + RESIDUAL_REACH
     return ceil_div(steps + 3, prod(ratios))
 
 
@@ -101,5 +101,5 @@ def decoder_reach(ratios: Sequence[int]) -> int:
     """Return how many frames on either side of a frame its audio depends on; ``ratios`` from audio to latents."""
     steps = 3  # last convolution, of seven taps; then back through the blocks
     for ratio in ratios:
-        steps = ceil_div(steps + UNITS + ceil_div(ratio, 2), ratio)
+        steps = ceil_div(steps + RESIDUAL_REACH + ceil_div(ratio, 2), ratio)
     return steps + 3

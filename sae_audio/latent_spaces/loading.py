@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sae_audio.errors import LatentSpaceError
-from sae_audio.latent_spaces.table import WEIGHTS
+from sae_audio.latent_spaces.table import WEIGHT_FILES
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -188,7 +188,7 @@ def read_config(folder: str | Path, file: str = "config.json") -> dict:
     return values
 
 
-def weight_file(folder: str | Path, names: Iterable[str] = WEIGHTS) -> Path:
+def weight_file(folder: str | Path, names: Iterable[str] = WEIGHT_FILES) -> Path:
     """Return the first of the named files that a folder has; ``LatentSpaceError`` lists them if it has none."""
     names = tuple(names)
     for name in names:

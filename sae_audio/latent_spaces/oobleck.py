@@ -32,7 +32,7 @@ NEAR_AUDIO = 16
 """Frames per window of the layers near the audio on a CPU: 17 MB a layer, and half the time of windows four times as long."""
 NEAR_LATENTS = 1024
 """Frames per window of the layers near the latents: 33 MB a layer."""
-WHOLE = 128
+ARCHIVE_WINDOW = 128
 """Frames per window of an archive, which has no layers to tell apart."""
 RATIOS = (2, 4, 4, 8, 8)
 """Downsampling ratios of the public networks."""
@@ -131,7 +131,7 @@ class OobleckArchive(Oobleck):
 
     def _moments(self, audio: Tensor) -> Tensor:
         hop, far = self.spec.hop_length, halo(RATIOS, math.prod(RATIOS), latent_taps=1)
-        window = frames_at_once(audio, WHOLE, far)
+        window = frames_at_once(audio, ARCHIVE_WINDOW, far)
 
         def run(piece: Tensor) -> Tensor:
             return self.model.encode_export(whole_frames(piece, hop))
@@ -140,7 +140,7 @@ class OobleckArchive(Oobleck):
 
     def _sound(self, latents: Tensor) -> Tensor:
         hop, far = self.spec.hop_length, halo(RATIOS, math.prod(RATIOS), latent_taps=3)
-        window = frames_at_once(latents, WHOLE, far)
+        window = frames_at_once(latents, ARCHIVE_WINDOW, far)
         return exact(self.model.decode_export, latents, step_in=1, step_out=hop, window=window, halo=far)
 
 

@@ -24,9 +24,9 @@ from torch import Tensor
 from sae_audio.errors import LatentSpaceError
 from sae_audio.latent_spaces.loading import check_keys
 
-UNITS = ("res_unit1", "res_unit2", "res_unit3")
-BLOCKS = {"encoder": (*UNITS, "snake1", "conv1"), "decoder": ("snake1", "conv_t1", *UNITS)}
-UNIT = ("snake1", "conv1", "snake2", "conv2")
+RESIDUAL_UNITS = ("res_unit1", "res_unit2", "res_unit3")
+BLOCKS = {"encoder": (*RESIDUAL_UNITS, "snake1", "conv1"), "decoder": ("snake1", "conv_t1", *RESIDUAL_UNITS)}
+RESIDUAL_UNIT = ("snake1", "conv1", "snake2", "conv2")
 
 
 def module_names(side: str, n_blocks: int) -> dict[str, str]:
@@ -35,7 +35,11 @@ def module_names(side: str, n_blocks: int) -> dict[str, str]:
     for block in range(n_blocks):
         for place, part in enumerate(BLOCKS[side]):
             old, new = f"layers.{block + 1}.layers.{place}", f"block.{block}.{part}"
-            inner = {f"{old}.layers.{i}": f"{new}.{name}" for i, name in enumerate(UNIT)} if part in UNITS else {old: new}
+            inner = (
+                {f"{old}.layers.{i}": f"{new}.{name}" for i, name in enumerate(RESIDUAL_UNIT)}
+                if part in RESIDUAL_UNITS
+                else {old: new}
+            )
             names |= inner
     return {f"{side}.{old}": f"{side}.{new}" for old, new in names.items()}
 

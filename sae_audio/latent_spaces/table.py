@@ -10,7 +10,7 @@ from sae_audio.errors import LatentSpaceError
 CONFIGS = ("config.json", "preprocessor_config.json")
 """What says which class a repository is for, and what sound it takes."""
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Weight files of transformers, in the order in which it looks for them; an index names the files that they are split into."""
 
 
@@ -54,7 +54,7 @@ class SpaceRow:
     """Whether some checkpoints of this kind need Python code of their own, which runs only where the user says so."""
     files: tuple[str, ...] = ("config.json",)
     """Files to fetch from the Hub repository beside the weights; glob patterns."""
-    weights: tuple[str, ...] = WEIGHTS
+    weights: tuple[str, ...] = WEIGHT_FILES
     """Weight files, best first; the first that the repository has is fetched."""
 
     @property

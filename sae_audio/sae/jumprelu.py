@@ -39,7 +39,7 @@ class Jump(torch.autograd.Function):
         return grad * (z > theta), d_theta, None
 
 
-class Step(torch.autograd.Function):
+class StraightThroughStep(torch.autograd.Function):
     """1[z > θ], whose straight-through gradient reaches θ only."""
 
     @staticmethod
@@ -70,7 +70,7 @@ class JumpReluSAE(SAE):
 
     def penalty(self, z: Tensor, acts: Tensor) -> dict[str, Tensor]:
         """Return λ·d_in·(l0/k − 1)², or λ·l0 where no k is set."""
-        l0 = Step.apply(z, self.threshold, self.config.bandwidth).sum(-1).mean()
+        l0 = StraightThroughStep.apply(z, self.threshold, self.config.bandwidth).sum(-1).mean()
         excess = l0 if self.config.k is None else self.config.d_in * (l0 / self.config.k - 1).pow(2)
         return {"l0": self.config.l0_coefficient * excess}
 

@@ -65,7 +65,7 @@ def thinned(latents: Tensor) -> Tensor:
     return latents[:: -(-len(latents) // MOST_FRAMES)].float()
 
 
-def evaluate(sae: SAE, latents: Tensor) -> dict[str, float]:
+def validate(sae: SAE, latents: Tensor) -> dict[str, float]:
     """Return ``fvu`` and ``l0`` of an SAE on latents.
 
     Parameters
@@ -234,7 +234,7 @@ def run_steps(run: Run, first: int, validation: Tensor | None, folder: Path | No
             before, seen = now, number + 1
             bar.set_postfix(fvu=f"{row['fvu']:.4f}", l0=f"{row['l0']:.1f}", dead=f"{row['dead']:.1%}")
         if validation is not None and run.due(train.eval_every, number):
-            row = (row or {"step": number + 1}) | {f"validation_{k}": v for k, v in evaluate(run.sae, validation).items()}
+            row = (row or {"step": number + 1}) | {f"validation_{k}": v for k, v in validate(run.sae, validation).items()}
         if row:
             history.append(row)
         if row and folder:

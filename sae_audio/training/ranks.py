@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -87,9 +89,19 @@ def pick_device(device: str | torch.device | None = None, local_rank: int | None
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if local_rank is None else local_rank)
 
 
+@cache
+def _meeting() -> tuple[dist.Store, int]:
+    """Where the processes tell each other their addresses, made once, and the number of this one."""
+    store, rank, _ = next(dist.rendezvous("env://"))
+    return store, rank
+
+
+_joins = count()
+
+
 @contextmanager
 def joined_ranks(device: str | torch.device | None) -> Iterator[Ranks]:
-    """Join the process group that the launcher's environment describes, and leave it if it was joined here.
+    """Join the process group that the launcher's environment describes, and leave it if it was joined here; any number of times.
 
     ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` come from ``accelerate launch`` or ``torchrun``.
     """
@@ -100,7 +112,9 @@ def joined_ranks(device: str | torch.device | None) -> Iterator[Ranks]:
         return
     joined = not dist.is_initialized()
     if joined:
-        dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+        store, rank = _meeting()
+        own = dist.PrefixStore(f"join {next(_joins)}", store)  # or they find the addresses of the group before, and wait for ever
+        dist.init_process_group("nccl" if here.type == "cuda" else "gloo", store=own, rank=rank, world_size=world)
     try:
         yield Ranks(dist.get_rank(), world, here)
     finally:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sae_audio.activations.sources import Recording, Source
-from sae_audio.audio import mixdown
 from sae_audio.descriptors import Descriptors, describe
 from sae_audio.errors import HubError, SaeAudioError
+from sae_audio.fitting import mixdown
 from sae_audio.latent_spaces.base import LatentSpace
 from sae_audio.spec import LatentSpec
 
@@ -19,7 +19,7 @@ BATCH_SECONDS = {"cpu": 10.0, "other": 120.0}
 """Recordings of equal length are encoded together up to this much audio, in seconds. A CPU is slower beyond its caches."""
 
 
-class Frames(NamedTuple):
+class MeasuredRecording(NamedTuple):
     """One recording, measured."""
 
     source: Source
@@ -37,7 +37,7 @@ class _Loaded(NamedTuple):
     reason: str = ""
 
 
-def measured(space: LatentSpace, sources: Sequence[Source], tracker: str) -> Iterator[list[Frames]]:
+def measured(space: LatentSpace, sources: Sequence[Source], tracker: str) -> Iterator[list[MeasuredRecording]]:
     """Yield the frames of all sources in their order, batch by batch: neighbours of equal length are encoded together."""
     seconds = BATCH_SECONDS.get(space.device.type, BATCH_SECONDS["other"])
     for batch in _batches((_load(source, space.spec) for source in sources), seconds * space.spec.sample_rate):
@@ -67,11 +67,11 @@ def _batches(items: Iterable[_Loaded], max_samples: float) -> Iterator[list[_Loa
         yield batch
 
 
-def _measure(space: LatentSpace, batch: list[_Loaded], tracker: str) -> Iterator[Frames]:
+def _measure(space: LatentSpace, batch: list[_Loaded], tracker: str) -> Iterator[MeasuredRecording]:
     """Encode and describe recordings of equal length."""
     if batch[0].recording is None:
         nothing = {"latents": torch.zeros(0, space.spec.d_in), **{name: torch.zeros(0) for name in Descriptors._fields}}
-        yield from (Frames(item.source, nothing, item.reason) for item in batch)
+        yield from (MeasuredRecording(item.source, nothing, item.reason) for item in batch)
         return
     audio = torch.cat([item.audio for item in batch]).to(space.device)
     latents = space.encode(audio).cpu()
@@ -82,7 +82,7 @@ def _measure(space: LatentSpace, batch: list[_Loaded], tracker: str) -> Iterator
         tensors = {"latents": latents[i], **{name: values[i].cpu() for name, values in described.items()}}
         if item.recording is not None and f0 is not None:
             tensors["f0"] = _on_grid(f0, item.recording.f0_rate, space.spec, latents.shape[1])
-        yield Frames(item.source, tensors)
+        yield MeasuredRecording(item.source, tensors)
 
 
 def _on_grid(f0: Tensor, f0_rate: float, spec: LatentSpec, n_frames: int) -> Tensor:
