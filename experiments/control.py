@@ -35,7 +35,7 @@ from sae_audio.evaluation import control_trials, isolation_of, probe_table
 from sae_audio.files import make_folder, write_bytes
 from sae_audio.fit_controls import EFFECT_FRAMES, calibrated, uncalibrated_controls
 from sae_audio.frames import MIN_CLASS_FRAMES, Frames, Splits, held_out_clips, random_frames, spreads
-from sae_audio.heard import Measure, changes, median, spectral_distance
+from sae_audio.heard import Heard, Measure, changes, median, spectral_distance
 from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces import Codec
 from sae_audio.listener import listener
@@ -109,7 +109,7 @@ def nominal(direction: torch.Tensor, train: Frames, name: str) -> torch.Tensor:
     return direction / direction.norm() * reference.norm()
 
 
-def paper_rows(bundle: Bundle, splits: Splits, clips: Clips, measure: Measure, device: str) -> Iterator[dict]:
+def paper_rows(bundle: Bundle, splits: Splits, clips: Clips, before: Heard, measure: Measure, device: str) -> Iterator[dict]:
     """Yield what the paper's rule does, with the SAE and the probes that it is meant for: ``relu_rmsnorm``, L1 before the norm.
 
     Strength 0 is the SAE's reconstruction, without its error added back, as published. Targets are C5, the quietest and the
@@ -126,7 +126,6 @@ def paper_rows(bundle: Bundle, splits: Splits, clips: Clips, measure: Measure, d
     targets = {name: outermost(bundle, train, name, end) for name, end in ends.items() if name in bundle.properties}
     if "pitch" in bundle.properties:
         targets = {"pitch": bundle.properties["pitch"].class_index("C5")} | targets
-    before = measure(clips.latents)
     for name, index in targets.items():
         for alpha in PAPER_ALPHAS:
             heard = measure(control.paper_edit(clips.latents, sae, probes[name].weight[:, index], alpha))
@@ -145,9 +144,11 @@ def outermost(bundle: Bundle, train: Frames, name: str, which: int) -> int:
     return int((torch.bincount(found[found >= 0]) >= MIN_CLASS_FRAMES).nonzero()[which])
 
 
-def scored(name: str, vector: ControlVector, bundle: Bundle, clips: Clips, measure: Measure, spread, hold=None) -> Iterator[dict]:
+def scored(
+    name: str, vector: ControlVector, bundle: Bundle, clips: Clips, before: Heard, measure: Measure, spread, hold=None
+) -> Iterator[dict]:
     """Yield the trials of one calibrated control."""
-    for trial in control_trials(vector, bundle.sae, clips, measure, hold):
+    for trial in control_trials(vector, bundle.sae, clips, before, measure, hold):
         yield {**trial._asdict(), "control": name, "via": vector.via, "isolation": isolation_of(trial, spread)}
 
 
@@ -215,13 +216,12 @@ def main(options: argparse.Namespace) -> None:
     cut = {"n_clips": options.clips, "cut_frames": space.cut_frames}
     held, clips = (held_out_clips(f, pitch, space.spec.frame_rate, **cut) for f in (splits.validation, unseen))
     rows: list[dict] = []
-    hold = hold_of(bundle.controls, space.spec.frame_rate)
+    before, hold = measure(clips.latents), hold_of(bundle.controls, space.spec.frame_rate)
     for name in (name for name in AXES if name in bundle.controls):
-        for loop in (None, hold) if hold else (None,):
-            rows += scored(f"{name}: SAE, partial effect", bundle.controls[name], bundle, clips, measure, spread, loop)
+        rows += scored(f"{name}: SAE, partial effect", bundle.controls[name], bundle, clips, before, measure, spread, hold)
     for name, vector in tqdm(list(candidates(bundle, splits.train)), desc="directions"):
-        rows += scored(name, calibrated(vector, bundle.sae, held, measure), bundle, clips, measure, spread)
-    paper = list(paper_rows(bundle, splits, clips, measure, options.device))
+        rows += scored(name, calibrated(vector, bundle.sae, held, measure), bundle, clips, before, measure, spread)
+    paper = list(paper_rows(bundle, splits, clips, before, measure, options.device))
     make_folder(options.out)
     result = {"trials": rows, "paper": paper, "spread": spread, "clips": len(clips.latents), "bundle": options.bundle}
     write_bytes(options.out / "control.json", (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sae_audio.closed_loop import Hold, steer_rounds
+from sae_audio.closed_loop import Edited, Hold, steer_rounds
 from sae_audio.control import AXES, ControlVector, apply, axis_strengths, note_strengths
 from sae_audio.heard import Heard, Measure, changes, hit_rate, median, spectral_distance
 from sae_audio.sae.base import SAE
@@ -113,7 +113,7 @@ def calibrate_notes(
     before = measure(clips.latents)
     rates, responses = [], []
     for strength in strengths:
-        trials = [shift_trial(control, sae, clips, before, measure, step, strength) for step in intervals]
+        trials = [shift_trials(control, sae, clips, before, measure, step, strength)[0] for step in intervals]
         rates.append(torch.tensor([trial.hit_rate for trial in trials]).nanmean())
         misses = [torch.tensor(trial.change) - torch.tensor([trial.asked, 0.0, 0.0]) for trial in trials]
         responses.append(torch.stack(misses).nanmean(0).nan_to_num(nan=0.0))
@@ -121,7 +121,7 @@ def calibrate_notes(
     return replace(control, doses=doses, responses=torch.stack(responses), hit_rate=torch.stack(rates))
 
 
-def shift_trial(
+def shift_trials(
     control: ControlVector,
     sae: SAE,
     clips: Clips,
@@ -130,8 +130,8 @@ def shift_trial(
     semitones: int,
     strength: float,
     hold: Hold | None = None,
-) -> Trial:
-    """Shift every pitched frame by some semitones and measure the decoded sound.
+) -> list[Trial]:
+    """Shift every pitched frame by some semitones and measure the decoded sound: open loop and, with ``hold``, closed loop.
 
     Parameters
     ----------
@@ -144,31 +144,42 @@ def shift_trial(
     strength : float
         Strength of the edit.
     hold : Hold, optional
-        Close the loop on loudness and brightness.
+        Close the loop on loudness and brightness too; what its first round corrects is the open loop's sound, made once.
     """
     target = clips.notes + semitones
     possible = (clips.notes >= 0) & (target >= 0) & (target < len(control.labels))
     strengths = note_strengths(control, clips.notes, torch.where(possible, target, -1), strength)
-    *_, done = steer_rounds(clips.latents, sae, [(control, strengths)], measure, before=before, hold=hold)
+    rounds = steer_rounds(clips.latents, sae, [(control, strengths)], measure, before=before, hold=hold)
     wanted = torch.where(possible & before.descriptors.f0.isfinite(), clips.midi + semitones, torch.nan)
-    return _trial("pitch", float(semitones), before, done.heard, hit_rate(done.heard.descriptors, wanted), hold)
+    return [
+        _trial("pitch", float(semitones), before, heard, hit_rate(heard.descriptors, wanted), held)
+        for held, heard in enumerate(_ends(rounds))
+    ]
 
 
-def axis_trial(
+def axis_trials(
     control: ControlVector, sae: SAE, clips: Clips, before: Heard, measure: Measure, amount: float, hold: Hold | None = None
-) -> Trial:
-    """Ask a calibrated axis for ``amount`` dB or octaves and measure the decoded sound (arguments as in ``shift_trial``).
+) -> list[Trial]:
+    """Ask a calibrated axis for ``amount`` dB or octaves and measure the decoded sound (arguments as in ``shift_trials``).
 
     An amount outside the calibrated range is asked for at the end of the range; the error counts what that leaves.
     """
     low, high = control.range
     strengths = axis_strengths(control.strength_for(min(max(amount, low), high)))
     wanted = (amount, 0.0) if control.property == "loudness" else (0.0, amount)
-    *_, done = steer_rounds(clips.latents, sae, [(control, strengths)], measure, before=before, wanted=wanted, hold=hold)
-    return _trial(control.property, amount, before, done.heard, None, hold)
+    rounds = steer_rounds(clips.latents, sae, [(control, strengths)], measure, before=before, wanted=wanted, hold=hold)
+    return [_trial(control.property, amount, before, heard, None, held) for held, heard in enumerate(_ends(rounds))]
 
 
-def _trial(property: str, asked: float, before: Heard, after: Heard, hits: float | None, hold: Hold | None) -> Trial:
+def _ends(rounds: Iterator[Edited]) -> list[Heard]:
+    """What is heard after the moves and, if anything follows, after the last correction."""
+    first = last = next(rounds).heard
+    for edited in rounds:
+        last = edited.heard
+    return [first] if last is first else [first, last]
+
+
+def _trial(property: str, asked: float, before: Heard, after: Heard, hits: float | None, held: int) -> Trial:
     per_clip = changes(before.descriptors, after.descriptors)
     column = AXES.index(property)
     change = median(per_clip, 0)
@@ -181,6 +192,6 @@ def _trial(property: str, asked: float, before: Heard, after: Heard, hits: float
         change=tuple(change.tolist()),
         stray=tuple(median(changes(before.descriptors, after.descriptors, absolute=True), 0).tolist()),
         distance=spectral_distance(before.log_mel, after.log_mel),
-        held=hold is not None,
+        held=bool(held),
         n_clips=int(per_clip[:, column].isfinite().sum()),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -11,11 +12,11 @@ from tqdm import tqdm
 from sae_audio.activations import ActivationStore
 from sae_audio.bundle import Bundle
 from sae_audio.bundle_space import check_space
-from sae_audio.calibration import Clips, Trial, axis_trial, shift_trial
+from sae_audio.calibration import Clips, Trial, axis_trials, shift_trials
 from sae_audio.closed_loop import Hold, hold_of
 from sae_audio.control import AXES, ControlVector
 from sae_audio.frames import Frames, Splits, audible_axis, held_out_clips, spreads
-from sae_audio.heard import Measure, isolation
+from sae_audio.heard import Heard, Measure, isolation
 from sae_audio.inputs import acts_matrix
 from sae_audio.latent_spaces.base import Codec, LatentSpace
 from sae_audio.listener import listener
@@ -121,18 +122,21 @@ def reconstruction_metrics(sae: SAE, frames: Frames) -> dict[str, float]:
     }
 
 
-def control_trials(vector: ControlVector, sae: SAE, clips: Clips, measure: Measure, hold: Hold | None = None) -> Iterator[Trial]:
-    """Ask a control for its standard amounts on held-out clips and measure the sound.
+def control_trials(
+    vector: ControlVector, sae: SAE, clips: Clips, before: Heard, measure: Measure, hold: Hold | None = None
+) -> list[Trial]:
+    """Ask a control for its standard amounts on held-out clips and measure the sound: open loop and, with ``hold``, closed loop.
 
-    Pitch is asked for ``SHIFTS``, loudness for ``LOUDNESS_STEPS``, brightness for ``BRIGHTNESS_STEPS``.
+    Pitch is asked for ``SHIFTS``, loudness for ``LOUDNESS_STEPS``, brightness for ``BRIGHTNESS_STEPS``; ``before`` is
+    ``measure(clips.latents)``.
     """
-    before = measure(clips.latents)
     if vector.property == "pitch":
-        for shift in SHIFTS:
-            yield shift_trial(vector, sae, clips, before, measure, shift, vector.best_strength(), hold)
-        return
-    for amount in LOUDNESS_STEPS if vector.property == "loudness" else BRIGHTNESS_STEPS:
-        yield axis_trial(vector, sae, clips, before, measure, amount, hold)
+        strength = vector.best_strength()
+        trials = [shift_trials(vector, sae, clips, before, measure, shift, strength, hold) for shift in SHIFTS]
+    else:
+        amounts = LOUDNESS_STEPS if vector.property == "loudness" else BRIGHTNESS_STEPS
+        trials = [axis_trials(vector, sae, clips, before, measure, amount, hold) for amount in amounts]
+    return sorted(chain.from_iterable(trials), key=lambda trial: trial.held)
 
 
 def isolation_of(trial: Trial, spread: Sequence[float]) -> float:
@@ -140,17 +144,18 @@ def isolation_of(trial: Trial, spread: Sequence[float]) -> float:
     return isolation(trial.reached, trial.stray, AXES.index(trial.property), spread)
 
 
-def reconstruction_distance(sae: SAE, clips: Clips, measure: Measure) -> float:
+def reconstruction_distance(sae: SAE, clips: Clips, before: Heard, measure: Measure) -> float:
     """Return the mean |log-mel difference| between what the codec decodes from latents and from the SAE's reconstruction."""
     with torch.no_grad():
         rebuilt = sae(clips.latents)
-    return float((measure(rebuilt).log_mel - measure(clips.latents).log_mel).abs().mean())
+    return float((measure(rebuilt).log_mel - before.log_mel).abs().mean())
 
 
 def score_controls(
     controls: dict[str, ControlVector],
     sae: SAE,
     clips: Clips,
+    before: Heard,
     measure: Measure,
     spread: list[float],
     frame_rate: float,
@@ -161,9 +166,8 @@ def score_controls(
     for key, vector in tqdm(controls.items(), desc="score controls", disable=not progress):
         via, suffix = ("latents", "/latents") if key.endswith("/latents") else ("acts", "")
         closed = hold_of(controls, frame_rate, suffix)
-        for hold in (None,) if closed is None else (None, closed):
-            for trial in control_trials(vector, sae, clips, measure, hold):
-                trials.append({**trial._asdict(), "via": via, "isolation": isolation_of(trial, spread)})
+        for trial in control_trials(vector, sae, clips, before, measure, closed):
+            trials.append({**trial._asdict(), "via": via, "isolation": isolation_of(trial, spread)})
     return trials
 
 
@@ -206,6 +210,8 @@ def evaluate(bundle: Bundle, space: LatentSpace, store: ActivationStore, *, clip
         rate, pitch = space.spec.frame_rate, bundle.properties.get("pitch")
         unseen = held_out_clips(frames, pitch, rate, n_clips=clips, cut_frames=space.cut_frames)
         spread = bundle.metrics.get("control", {}).get("spread") or spreads(frames)
-        trials = score_controls(bundle.controls, bundle.sae, unseen, listener(space), spread, rate, progress)
+        measure = listener(space)
+        before = measure(unseen.latents)
+        trials = score_controls(bundle.controls, bundle.sae, unseen, before, measure, spread, rate, progress)
         metrics["control"] = {"trials": trials, "spread": spread}
     return metrics

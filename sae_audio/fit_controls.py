@@ -113,8 +113,9 @@ def fit_controls(
         fresh = uncalibrated_controls(sae, properties, splits.train, via)
         for name, vector in tqdm(fresh.items(), desc=f"calibrate {via}", disable=not progress):
             controls[name + suffix] = calibrated(vector, sae, held, measure)
-    trials = score_controls(controls, sae, unseen, measure, spread, rate, progress)
-    distance = reconstruction_distance(sae, unseen, measure)
+    before = measure(unseen.latents)
+    trials = score_controls(controls, sae, unseen, before, measure, spread, rate, progress)
+    distance = reconstruction_distance(sae, unseen, before, measure)
     return controls, {
         "trials": trials,
         "spread": spread,

@@ -1,4 +1,4 @@
-"""Every number this project reports, defined once. Pure functions of tensors.
+"""What SAEs and probes are scored by, each figure defined once. Pure functions of tensors.
 
 SAE:     fvu, l0, reconstruction, matched_cosines
 probes:  accuracy, balanced_accuracy, within_one_bin, r2

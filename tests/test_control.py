@@ -9,7 +9,7 @@ from tiny_bundle import tiny_bundle, tiny_latents
 
 from experiments.control import pitch_candidates
 from sae_audio import control
-from sae_audio.calibration import Clips, axis_trial, calibrate_axis, calibrate_notes, shift_trial
+from sae_audio.calibration import Clips, axis_trials, calibrate_axis, calibrate_notes, shift_trials
 from sae_audio.closed_loop import Hold, steer_rounds
 from sae_audio.control import ControlVector, apply, axis_strengths, edit, note_strengths, paper_edit
 from sae_audio.descriptors import Descriptors
@@ -263,7 +263,7 @@ def test_the_lowest_good_strength_wins():
 
 def test_targets_outside_the_classes_are_not_counted():
     sample = clips()
-    trial = shift_trial(notes(), sae_of(), sample, measure(sample.latents), measure, 4, 1.0)
+    (trial,) = shift_trials(notes(), sae_of(), sample, measure(sample.latents), measure, 4, 1.0)
     assert trial.hit_rate == 1.0 and trial.n_clips == 2
 
 
@@ -279,8 +279,8 @@ def test_the_closed_loop_reaches_what_was_asked_and_keeps_the_rest():
         return measure(latents * torch.tensor([1.0, 0.8, 0.8]))
 
     before = lossy(sample.latents)
-    open_loop = axis_trial(hold.brightness, sae, sample, before, lossy, 0.5)
-    closed = axis_trial(hold.brightness, sae, sample, before, lossy, 0.5, hold)
+    open_loop, closed = axis_trials(hold.brightness, sae, sample, before, lossy, 0.5, hold)
+    assert axis_trials(hold.brightness, sae, sample, before, lossy, 0.5) == [open_loop]
     assert open_loop.error == pytest.approx(0.1, abs=1e-3) and abs(open_loop.change[1]) > 1
     assert closed.error < 0.03 and abs(closed.change[1]) < 0.2
     assert closed.held and not open_loop.held

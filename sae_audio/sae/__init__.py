@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sae_audio.errors import ParameterError
-from sae_audio.sae.base import SAE, BatchResult, SAEConfig, SparseActs
+from sae_audio.sae.base import SAE, BatchResult, SparseActs
 from sae_audio.sae.batch_topk import BatchTopKSAE
+from sae_audio.sae.config import SAEConfig
 from sae_audio.sae.jumprelu import JumpReluSAE
 from sae_audio.sae.matryoshka import MatryoshkaSAE
 from sae_audio.sae.relu import ReluSAE

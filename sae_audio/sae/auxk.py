@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from sae_audio.sae.base import SAE, SAEConfig
+    from sae_audio.sae.base import SAE
+    from sae_audio.sae.config import SAEConfig
 
 
 def auxk_size(config: SAEConfig, n_dead: int) -> tuple[int, float]:

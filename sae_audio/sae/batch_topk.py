@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sae_audio.sae.base import SAE, BatchResult, SAEConfig
+from sae_audio.sae.base import SAE, BatchResult
+from sae_audio.sae.config import SAEConfig
 from sae_audio.sae.init import threshold_for_l0
 from sae_audio.sae.sparse import encode_batch_top_k
 from sae_audio.sae.sparse_step import sparse_backward

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sae_audio.sae.base import SAE, SAEConfig
+from sae_audio.sae.base import SAE
+from sae_audio.sae.config import SAEConfig
 from sae_audio.sae.init import threshold_for_l0
 
 

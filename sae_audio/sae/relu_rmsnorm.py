@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sae_audio.sae.base import SAE, SAEConfig
+from sae_audio.sae.base import SAE
+from sae_audio.sae.config import SAEConfig
 
 EPS = 1e-8
 
