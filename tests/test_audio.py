@@ -256,3 +256,9 @@ def test_unfit_refuses_what_fit_did_not_give():
     sound = Sound(torch.zeros(2, 800), 16_000)
     with pytest.raises(ParameterError, match=r"\[2, 1, N\]"):
         unfit(torch.zeros(1, 1, 800), sound, spec())
+
+
+def test_rates_too_near_to_tell_apart_keep_the_samples():
+    samples = torch.randn(2, 44_100, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(resample(samples, 44_100, 44_101), torch.nn.functional.pad(samples, (0, 1)))
+    assert torch.equal(resample(samples, 44_101, 44_100), samples)

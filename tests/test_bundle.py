@@ -1,6 +1,7 @@
 """Bundles survive a round trip bit for bit; damaged and foreign ones are refused in one line that says what is wrong."""
 
 import json
+import math
 import os
 import resource
 import runpy
@@ -9,14 +10,16 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_bundle import SPEC, tiny_bundle, tiny_latents
 
 from sae_audio import bundle as bundle_module
-from sae_audio import sealed
+from sae_audio import bundle_format, sealed
 from sae_audio.bundle import Bundle
+from sae_audio.calibration import Trial
 from sae_audio.errors import BundleError
 from sae_audio.sae import VARIANTS
 from sae_audio.sae.saelens import SAELENS_VARIANTS, from_saelens
@@ -447,3 +450,19 @@ def test_what_else_a_repository_holds_does_not_matter_in_a_download_of_it(folder
         Bundle.from_pretrained(folder)
     (folder / ".cache" / "huggingface").mkdir(parents=True)  # as `hf download --local-dir` leaves
     assert Bundle.from_pretrained(folder).spec == SPEC
+
+
+def test_whatever_a_table_holds_becomes_json():
+    trial = Trial("pitch", 2.0, 1.9, 0.1, None, (1.9, math.nan, 0.0), (0.0, 0.0, 0.0), 0.1, True, 3)
+    table = {1: trial, "a": torch.tensor([1.0, math.inf]), "b": np.int64(3), "c": Path("x")}
+    plain = bundle_format.plain_table(table)
+    assert plain["1"]["change"] == [1.9, None, 0.0] and plain["1"]["held"] is True
+    assert {key: plain[key] for key in "abc"} == {"a": [1.0, None], "b": 3, "c": "x"}
+
+
+def test_a_folder_whose_new_version_cannot_come_stays_as_it_was(tmp_path):
+    folder = tiny_bundle().save(tmp_path / "mine")
+    before = sealed.read_sealed(folder)
+    with pytest.raises(FileNotFoundError):
+        sealed._swap(tmp_path / "never written", folder)
+    assert sealed.read_sealed(folder) == before and [path.name for path in tmp_path.iterdir()] == ["mine"]

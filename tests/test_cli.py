@@ -203,6 +203,13 @@ def test_eval_measures_pitch_as_training_did(bundle, tone, tmp_path, capsys):
     assert code == 2 and "error: tracker is 'none-such'; use one of yin" in err
 
 
+def test_eval_draws_its_controls_and_names_what_it_left_out(bundle, tone, tmp_path, capsys):
+    (tmp_path / "bad.wav").write_text("no sound")
+    code, out, err = call(capsys, "eval", bundle, "--audio", tone, tmp_path / "bad.wav", "--plot", tmp_path / "e.png")
+    assert code == 0 and "skipped bad.wav: " in err and "control" in out
+    assert (tmp_path / "e.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_eval_draws_no_controls_that_are_not_there(bundle, tone, tmp_path, capsys):
     from sae_audio.bundle import Bundle
 
@@ -543,3 +550,13 @@ def test_two_processes_train_one_bundle(bundle, tmp_path):
     one, two = Bundle.from_pretrained(bundle), Bundle.from_pretrained(tmp_path / "bundle")
     assert torch.allclose(one.sae.W_dec, two.sae.W_dec, atol=1e-3)
     assert one.metrics["sae"]["fvu"] == pytest.approx(two.metrics["sae"]["fvu"], rel=0.01)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    """As `sae-audio spaces | head -1`: the pipe is closed before everything is written."""
+    there, here = os.pipe()
+    os.close(there)
+    command = [sys.executable, "-u", "-m", "sae_audio", "spaces"]
+    done = subprocess.run(command, stdout=here, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    os.close(here)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -290,6 +290,14 @@ def test_lyrics_become_the_text_of_a_song(tmp_path, english, chinese):
     assert sample(singer(), style, frames=64, text=row, steps=2, guidance=0).isfinite().all()
 
 
+def test_lyrics_with_a_sound_that_the_model_lacks_are_refused(tmp_path, english):
+    (tmp_path / "vocab.json").write_text(json.dumps({"vocab": {",": 0, ".": 1, "l": 2}}))
+    (tmp_path / "song.lrc").write_text("[00:01.00]la\n")
+    model = Generator(DiT(DiTConfig(**SMALL | {"text_num_embeds": 3})))
+    with pytest.raises(ParameterError, match=r"song.lrc, line 1: 'la' has the phoneme .*, which the vocabulary lacks"):
+        lyrics_row(tmp_path / "song.lrc", 64, model, checkpoint=tmp_path)
+
+
 def test_lyrics_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "song.lrc"
     path.write_text("[00:01.00]la\n[01:35.11]la\n[02:00.00]la\n[09:00.00]\n")

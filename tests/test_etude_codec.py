@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_etude_corpus import needs_fluidsynth
 
 import sae_audio.latent_spaces.etude as adapter
 from sae_audio.descriptors import describe
+from sae_audio.diffrhythm.checkpoint import load_generator
 from sae_audio.errors import LatentSpaceError, ParameterError
 from sae_audio.etude import train_codec, train_flow
 from sae_audio.etude.checkpoint import load_codec, save_codec
@@ -309,3 +311,22 @@ def test_one_command_trains_and_finishes(tmp_path, monkeypatch):
     before = load_codec(tmp_path).state_dict()
     train_codec.train(replace(recipe, resume=True), CodecConfig(width=16, encoder_blocks=1, decoder_blocks=1))
     assert all(torch.equal(value, before[name]) for name, value in load_codec(tmp_path).state_dict().items())
+
+
+@needs_fluidsynth
+def test_the_trainers_own_command_makes_a_codec_that_loads(tmp_path, capsys):
+    assert train_codec.main(["--minutes", "1", "--steps", "1", "--finish-steps", "1", "--out", str(tmp_path / "codec")]) == 0
+    assert train_codec.main(["--minutes", "1", "--steps", "0", "--out", str(tmp_path / "pca")]) == 0
+    files = {"config.json", "model.safetensors", "log.jsonl", "finishing.safetensors"}
+    assert {path.name for path in (tmp_path / "codec").iterdir()} == files
+    assert {path.name for path in (tmp_path / "pca").iterdir()} == {"config.json", "model.safetensors"}
+    for name in ("codec", "pca"):
+        space = EtudeCodec.load(tmp_path / name)
+        heard = describe(space.decode(space.encode(tone(seconds=0.5))), RATE, HOP)
+        assert heard.f0[0, 5:-5].median() == pytest.approx(440, rel=0.01)
+
+
+@needs_fluidsynth
+def test_the_flow_trainers_own_command_makes_a_flow_that_loads(tmp_path, capsys):
+    assert train_flow.main(["--minutes", "1", "--steps", "1", "--out", str(tmp_path)]) == 0
+    assert "piano" in " ".join(load_generator(tmp_path).style_names)

@@ -57,6 +57,18 @@ def test_short_recordings_give_short_clips():
     assert held_out_clips(data, None, 50.0, seconds=3.0).latents.shape == (4, 30, D_IN)
 
 
+def test_recordings_shorter_than_a_clip_are_left_out():
+    long, short = frames(length=150), frames(length=30)
+    both = Frames(
+        torch.cat([long.latents, short.latents]),
+        Descriptors(*map(torch.cat, zip(long.descriptors, short.descriptors, strict=True))),
+        torch.cat([long.recordings, short.recordings + 10]),
+    )
+    assert (
+        held_out_clips(both, None, 50.0, seconds=2.0).latents.shape == held_out_clips(long, None, 50.0, seconds=2.0).latents.shape
+    )
+
+
 def test_a_property_without_classes_is_left_out():
     data = frames(n_recordings=24)
     silent = data._replace(descriptors=data.descriptors._replace(f0=torch.full_like(data.descriptors.f0, math.nan)))

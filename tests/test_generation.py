@@ -597,6 +597,7 @@ def test_steering_on_the_command_line(folder, tmp_path, capsys):
 
 def test_trace_on_the_command_line(folder, tmp_path, capsys, bundle):
     out_dir = tmp_path / "out"
+    out_dir.mkdir()
     code, out, err = call(capsys, folder, "trace", "--style", "viola", "--out", out_dir, "--listen", "2", "--half")
     assert (code, err) == (0, "") and "decided at point" in out
     files = {path.name for path in out_dir.iterdir()}
@@ -608,9 +609,20 @@ def test_trace_on_the_command_line(folder, tmp_path, capsys, bundle):
     assert code == 2 and "holds files already" in err
 
 
-def test_styles_are_listed(folder, capsys):
-    code, out, _ = call(capsys, folder, "generate", "--styles")
+@pytest.mark.parametrize("command", ["generate", "trace"])
+def test_styles_are_listed(command, folder, capsys):
+    code, out, _ = call(capsys, folder, command, "--styles")
     assert code == 0 and out.split("\n")[:3] == list(NAMES)
+
+
+def test_what_a_trace_plays_is_lowered_together_and_never_clips(tmp_path, capsys, bundle):
+    control = bundle.controls["loudness"]
+    loud = bundle.sae.mean + control.strength_for(6.0) * control.directions[0]
+    save_generator(random_generator(loud, bundle.sae.std), tmp_path / "model")
+    code, out, err = call(capsys, tmp_path / "model", "trace", "--style", "viola", "--out", tmp_path / "out", "--listen", "2")
+    assert (code, err) == (0, "") and "over full scale, so all of it was lowered by that much" in out
+    peaks = [np.abs(soundfile.read(path)[0]).max() for path in (tmp_path / "out").glob("*.wav")]
+    assert len(peaks) == 3 and max(peaks) == pytest.approx(1, abs=1e-3)
 
 
 def test_a_full_disk_leaves_nothing_of_a_trace(folder, tmp_path, capsys):

@@ -251,11 +251,6 @@ class SpectralVAE(nn.Module):
         features = self.reconstruct(latents * self.latent_std + self.latent_mean)
         return expand(features, self.config).flatten(1, 2)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Map standardised latents ``[B, T, d_latent]`` to audio ``[B, T * hop_length]``, deterministically."""
-        magnitudes = self.magnitudes(latents)
-        return self.synthesise(magnitudes, self.turns(magnitudes))
-
     def turns(self, magnitudes: Tensor) -> Tensor:
         """Return the turns of each bin ``[B, n, n_bins]`` accumulated before each spectrum and half of those during it."""
         rate = turns_per_hop(magnitudes, self.config.n_fft, self.config.stft_hop)

@@ -55,11 +55,6 @@ class Clip:
         return self.instrument.name
 
     @property
-    def source(self) -> str:
-        """``additive`` or ``fluidr3``."""
-        return "fluidr3" if isinstance(self.instrument, Program) else "additive"
-
-    @property
     def polyphonic(self) -> bool:
         """Whether several voices play, so that frames have no single pitch."""
         return self.score.voices > 1

@@ -127,9 +127,8 @@ def griffin_lim(magnitudes: Tensor, turns: Tensor, window: Tensor, hop: int, ite
 def _by_blocks(job: Callable[[slice], Tensor], spectra: Tensor) -> list[Tensor]:
     """Return ``job`` of every block of spectra ``[B, n, n_bins]``; on a GPU there is one block."""
     n = spectra.shape[1]
-    if spectra.device.type != "cpu":
-        return [job(slice(0, n))]
-    return on_all_cores(job, [slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK)])
+    size = BLOCK if spectra.device.type == "cpu" else n
+    return on_all_cores(job, [slice(start, min(start + size, n)) for start in range(0, n, size)])
 
 
 def _gain(window: Tensor, hop: int, n: int, length: int) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,29 +18,53 @@ from sae_audio.etude.programs import Program
 from sae_audio.etude.scores import Note, Score
 
 SOUNDFONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")
+CHANNELS = 16
 RATE = 32_000
 """Fluidsynth plays at this rate, in Hz, and is then resampled: at 16 kHz its interpolation aliases."""
 BLOCK = 64
 """Fluidsynth's internal block, in samples: events fall on multiples of it, 2 ms apart."""
-SILENT = 1e-6
-"""-120 dBFS: the last clip has rung out."""
 
 
 @lru_cache(maxsize=1)
-def _synth() -> tuple[Any, int]:
+def _font() -> tuple[Any, ctypes.c_void_p]:
+    """Load the soundfont, which takes a second, into a synthesiser that never plays; return both."""
     try:
         import fluidsynth
     except (ImportError, AttributeError, OSError) as error:  # the module is missing, or it finds no library to open
         raise DataError(f"fluidsynth cannot be used ({error}); {_REMEDY}") from error
     if not SOUNDFONT.exists():
         raise DataError(f"soundfont {SOUNDFONT} is missing; {_REMEDY}")
-    synth = fluidsynth.Synth(gain=0.5, samplerate=float(RATE), **{"synth.reverb.active": 0, "synth.chorus.active": 0})
-    font = synth.sfload(str(SOUNDFONT))
-    for channel in range(16):  # a channel's very first note sounds a little different from the same note later
-        synth.program_select(channel, font, 0, 0)
-        synth.noteon(channel, 60, 64)
-    _samples(synth, BLOCK)
-    return synth, font
+    keeper = _new_synth()
+    keeper.sfload(str(SOUNDFONT))
+    find = fluidsynth._fl.fluid_synth_get_sfont
+    find.restype = ctypes.c_void_p
+    return keeper, ctypes.c_void_p(find(ctypes.c_void_p(keeper.synth), 0))
+
+
+def _new_synth() -> Any:
+    import fluidsynth
+
+    quiet = {"synth.reverb.active": 0, "synth.chorus.active": 0}
+    return fluidsynth.Synth(gain=0.5, samplerate=float(RATE), channels=CHANNELS, **quiet)
+
+
+@contextmanager
+def _fresh_synth(program: Program) -> Iterator[Any]:
+    """Lend a synthesiser that plays a program and has played nothing: one that has starts notes from where others ended."""
+    _, font = _font()
+    import fluidsynth
+
+    synth, lent = _new_synth(), fluidsynth._fl
+    number = lent.fluid_synth_add_sfont(ctypes.c_void_p(synth.synth), font)
+    try:
+        for channel in range(CHANNELS):
+            synth.program_select(channel, number, 0, program.number)
+        yield synth
+    finally:
+        for channel in range(CHANNELS):  # or it warns of each that its program is gone
+            synth.program_unset(channel)
+        lent.fluid_synth_remove_sfont(ctypes.c_void_p(synth.synth), font)  # which would be freed with it
+        synth.delete()
 
 
 _REMEDY = (
@@ -49,7 +75,7 @@ _REMEDY = (
 
 def check() -> None:
     """Raise ``DataError``, which names the packages, unless fluidsynth and the soundfont can be used."""
-    _synth()
+    _font()
 
 
 def render(score: Score, program: Program, sample_rate: int) -> np.ndarray:
@@ -74,19 +100,9 @@ def render(score: Score, program: Program, sample_rate: int) -> np.ndarray:
     DataError
         Fluidsynth, its Python binding or the soundfont is missing; the message names the packages.
     """
-    synth, font = _synth()
-    _hush(synth)
-    for channel in range(score.voices):
-        synth.program_select(channel, font, 0, program.number)
-    mono = torch.from_numpy(_play(synth, score))
+    with _fresh_synth(program) as synth:
+        mono = torch.from_numpy(_play(synth, score))
     return resample(mono, RATE, sample_rate)[: round(score.duration * sample_rate)].numpy()
-
-
-def _hush(synth: Any) -> None:
-    """Stop all notes and let them ring out unheard, so that no clip depends on the one before it."""
-    synth.system_reset()
-    while np.abs(_samples(synth, 100 * BLOCK)).max() > SILENT:
-        pass
 
 
 def _play(synth: Any, score: Score) -> np.ndarray:

@@ -132,13 +132,25 @@ def validate(model: SpectralVAE, loss: CodecLoss, clips: Tensor) -> dict[str, fl
 
 def train(recipe: CodecRecipe, config: CodecConfig) -> SpectralVAE:
     """Synthesise the corpus, train a codec on its training split, finish it and write it to ``recipe.out``."""
+    make_folder(recipe.out)
     clips = render_split(recipe.minutes, recipe.seed, "train")
+    if not recipe.steps:
+        return pca_codec(recipe, config, clips)
     held = render_split(min(recipe.minutes, 20), recipe.seed, "validation")
     model = fit(recipe, config, clips, held)
-    if recipe.steps and recipe.finish_steps:
+    if recipe.finish_steps:
         state = recipe.out / FINISHING
         finish(model, clips, recipe.finish_steps, recipe.seed, state=state, resume=state.exists())
         save_codec(model, recipe.out)
+    return model
+
+
+def pca_codec(recipe: CodecRecipe, config: CodecConfig, clips: Tensor) -> SpectralVAE:
+    """Fit the linear maps to clips ``[clips, N]`` and write that codec to ``recipe.out``."""
+    model = _new(recipe, config)
+    fit_pca(model, clips, recipe.seed)
+    standardise(model, clips, recipe.seed)
+    save_codec(model, recipe.out)
     return model
 
 

@@ -10,6 +10,7 @@ the sparse step of ``sparse.py``; the others leave it to autograd.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -51,7 +52,7 @@ class BatchResult(NamedTuple):
     """[d_sae] bool: features that were active at least once."""
 
 
-class SAE(nn.Module):
+class SAE(nn.Module, ABC):
     """A sparse autoencoder: one linear encoder, one activation, one linear decoder.
 
     Parameters
@@ -91,9 +92,9 @@ class SAE(nn.Module):
 
     # What a variant is.
 
+    @abstractmethod
     def activate(self, z: Tensor) -> Tensor:
         """Turn pre-activations ``[..., d_sae]`` into activations of the same shape, 0 or more."""
-        raise NotImplementedError
 
     def penalty(self, z: Tensor, acts: Tensor) -> dict[str, Tensor]:
         """Return the variant's named loss terms (scalars) for one batch, apart from the reconstruction error."""
