@@ -437,3 +437,16 @@ def test_unfit_clips_are_refused_before_anything_is_loaded(tmp_path):
         resolve_style(str(tmp_path / "none.mp3"), singer())
     with pytest.raises(ParameterError, match="the style is empty"):
         resolve_style(" ", singer())
+
+
+@pytest.mark.parametrize(
+    ("word", "tones", "spoken"),
+    [  # the rules of any textbook: X不X is neutral in the middle; 一 counts in 一百一 and bends before 千
+        ("看不见", (zh.FALLING, zh.FALLING, zh.FALLING), [zh.FALLING, zh.NEUTRAL, zh.FALLING]),
+        ("不不", (zh.FALLING, zh.FALLING), [zh.FALLING, zh.FALLING]),
+        ("一千", (zh.LEVEL, zh.LEVEL), [zh.FALLING, zh.LEVEL]),
+        ("一二", (zh.LEVEL, zh.FALLING), [zh.LEVEL, zh.FALLING]),
+    ],
+)
+def test_tones_bend(word, tones, spoken):
+    assert zh.sandhi(word, tones) == spoken

@@ -288,6 +288,12 @@ def test_a_folder_does_not_stand_in_for_the_repository(published, repo_id, tmp_p
     assert len(dataset_sources(repo_id).sources) == 20
 
 
+def test_a_split_without_rows_is_told(repo_id, hub):
+    hub.seed(repo_id, {"train.parquet": parquet([])}, "dataset")
+    with pytest.raises(DataError, match=r"split 'train' of data set '.*' has no recordings; choose another split"):
+        dataset_sources(repo_id)
+
+
 @pytest.mark.filterwarnings("ignore:.*trying again in")
 def test_access_is_explained(published, repo_id, hub, monkeypatch, no_wait):
     with pytest.raises(HubError, match="has no branch, tag or commit 'v2'"):

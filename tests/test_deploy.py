@@ -345,3 +345,10 @@ def test_the_space_is_synced_after_the_tests_without_a_stored_token():
     commands = [step["run"] for step in jobs["space"]["steps"] if "run" in step]
     assert commands[1].startswith("python -m sae_audio deploy-space") and commands[2].startswith("hf spaces wait")
     cli._parser().parse_args(["deploy-space", "user/space"])
+
+
+def test_a_hub_that_answers_nonsense_about_the_settings_is_told_in_one_line(hub, repo_id, clone):
+    hub.fail("POST", "/api/validate-yaml", status=400, message="<html>")
+    with pytest.raises(HubError) as caught:
+        deploy_space(repo_id, folder=clone)
+    assert "\n" not in str(caught.value) and hub.repo(repo_id, "space") is None

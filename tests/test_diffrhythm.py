@@ -502,6 +502,9 @@ def test_config_json_has_to_agree(tmp_path):
     (folder / "config.json").write_text(json.dumps({"model_type": "diffrhythm", "model": {**told, "depth": 16}}))
     with pytest.raises(LatentSpaceError, match=r"depth 16 \(tensors: 4\)"):
         load_diffrhythm(folder)
+    (folder / "config.json").write_text('["model"]')
+    with pytest.raises(LatentSpaceError, match=r"config.json is not the config of a DiffRhythm checkpoint"):
+        load_diffrhythm(folder)
 
 
 def test_our_folder_round_trip(tmp_path):

@@ -420,3 +420,10 @@ def test_sae_lens_loads_what_hf_download_gets(hub, published, saved_bundle, tmp_
         subprocess.run([python, "-c", LOAD_IN_SAE_LENS, *arguments], check=True, cwd=tmp_path)
         ours = Bundle.from_pretrained(folder).sae.encode(tiny_latents())
         assert torch.allclose(load_file(tmp_path / "out.safetensors")["acts"], ours, atol=1e-5)
+
+
+def test_a_cache_that_is_no_folder_is_told(hub, repo_id, saved_bundle, tmp_path):
+    seed(hub, repo_id, saved_bundle)
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(HubError, match=r"the Hub's cache on this machine cannot be used \(.*\); free space, or set HF_HOME"):
+        pull(repo_id, cache_dir=tmp_path / "cache" / "below")

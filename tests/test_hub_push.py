@@ -474,6 +474,14 @@ def test_killed_on_the_way_and_run_again(phase, hub, repo_id, saved_bundle, fold
     assert_the_command_goes_on(hub, repo_id, folder)
 
 
+@pytest.mark.filterwarnings("ignore:.*trying again in")
+def test_a_manifest_damaged_on_the_way_is_fetched_again(hub, repo_id, saved_bundle, folder, no_wait):
+    seed(hub, repo_id, saved_bundle)
+    injected = hub.fail("GET", r"/resolve/.*manifest\.json", corrupt=True)
+    push(folder, repo_id)
+    assert injected.seen > 1 and sum(no_wait) > 0 and shown(hub, repo_id) == expected(folder, repo_id)
+
+
 # What was sent is compared.
 
 

@@ -431,3 +431,24 @@ def test_a_diffusers_folder_without_configuration_is_read_by_its_shapes(tmp_path
     shutil.move(tmp_path / "vae" / "config.json", tmp_path)
     inferred = Oobleck.load(tmp_path)
     assert inferred.spec == stated.spec and torch.equal(inferred.encode(AUDIO), stated.encode(AUDIO))
+
+
+def test_an_archive_whose_code_fails_is_run_as_it_is(tmp_path):
+    class Failing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vae = tiny_vae("folded")
+
+        @torch.jit.export
+        def encode_export(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.shape[-1] < 1, "not today"
+            return x
+
+        @torch.jit.export
+        def decode_export(self, x: torch.Tensor) -> torch.Tensor:
+            return self.vae.decoder(x)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Failing()).save(tmp_path / "vae_model.pt")
+    assert oobleck_archive.extract(tmp_path / "vae_model.pt") is None  # only its own code can say what it is

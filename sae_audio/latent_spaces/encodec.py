@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -135,8 +135,8 @@ class Encodec(Codec):
             own, scales = self._encode_chunks(like)
             edit = z - torch.cat(own, dim=-1)[..., grid.owner]
             pieces = [chunk + edit[..., frames] for chunk, frames in zip(own, grid.frames, strict=True)]
-        decoded = [y for batch in _batches(pieces) for y in self.model.decoder(torch.cat(batch)).split(len(z))]
-        scaled = [y * scale for y, scale in zip(decoded, scales, strict=True)]
+        decoded = (y for batch in _batches(pieces) for y in self.model.decoder(torch.cat(batch)).split(len(z)))
+        scaled = (y * scale for y, scale in zip(decoded, scales, strict=True))
         return _overlap_add(scaled, self.model.config.chunk_stride, n_samples)
 
     def _grid(self, n_samples: int) -> Grid:
@@ -179,15 +179,18 @@ def _batches(pieces: list[Tensor]) -> Iterator[list[Tensor]]:
             yield run[start : start + CHUNKS_AT_ONCE]
 
 
-def _overlap_add(chunks: list[Tensor], stride: int, n_samples: int) -> Tensor:
-    """Cross-fade chunks ``[B, C, n]`` that start every ``stride`` samples, by triangular weights, into ``n_samples`` samples."""
-    longest = chunks[0].shape[-1]
-    ramp = torch.linspace(0, 1, longest + 2, device=chunks[0].device)[1:-1]
+def _overlap_add(chunks: Iterator[Tensor], stride: int, n_samples: int) -> Tensor:
+    """Cross-fade chunks ``[B, C, n]`` that start every ``stride`` samples, by triangular weights, into ``n_samples`` samples.
+
+    The first chunk is the longest. Each is taken when its turn comes, so that no more of them exist than are decoded at once.
+    """
+    first = next(chunks)
+    ramp = torch.linspace(0, 1, first.shape[-1] + 2, device=first.device)[1:-1]
     weight = 0.5 - (ramp - 0.5).abs()
-    out, total = chunks[0].new_zeros(*chunks[0].shape[:-1], n_samples), weight.new_zeros(n_samples)
-    for k, chunk in enumerate(chunks):
+    out, total = first.new_zeros(*first.shape[:-1], n_samples), weight.new_zeros(n_samples)
+    for k, chunk in enumerate(chain([first], chunks)):
         start = k * stride
         length = min(chunk.shape[-1], n_samples - start)
         out[..., start : start + length] += weight[:length] * chunk[..., :length]
         total[start : start + length] += weight[:length]
-    return out / total
+    return out.div_(total)
