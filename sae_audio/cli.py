@@ -194,11 +194,11 @@ def _eval(arguments: argparse.Namespace) -> None:
     from sae_audio.latent_spaces import Codec
     from sae_audio.report import metric_lines
 
-    if arguments.folder and arguments.bundle:
+    given = [name for name in (arguments.folder, arguments.bundle) if name is not None]
+    if len(given) > 1:
         raise ParameterError(f"two bundles were named, '{arguments.folder}' and '{arguments.bundle}'; eval scores one")
     dataset = dataset_of(arguments, max_minutes=MAX_MINUTES, split=None)
-    named = arguments.folder or arguments.bundle or DEFAULT_BUNDLE
-    bundle = Bundle.from_pretrained(named, revision=arguments.revision)
+    bundle = Bundle.from_pretrained(given[0] if given else DEFAULT_BUNDLE, revision=arguments.revision)
     space = _space_of(bundle, arguments)
     if arguments.plot and not (isinstance(space, Codec) and bundle.controls):
         raise ParameterError("there is no control to draw: the latent space cannot be decoded, or the bundle has no controls")

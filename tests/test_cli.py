@@ -191,6 +191,9 @@ def test_eval_takes_the_bundle_either_way_but_one(bundle, tone, tmp_path, capsys
     assert code == 0 and "on 50 held-out frames of 1 recordings" in out, err
     code, _, err = call(capsys, "eval", "a", "--bundle", "b")
     assert code == 2 and is_one_line(err) and "two bundles were named, 'a' and 'b'" in err
+    for unset in ([""], ["--bundle", ""]):  # as `eval "$BUNDLE"` says where there is no such variable: not the shipped one
+        code, _, err = call(capsys, "eval", *unset, "--audio", tone)
+        assert code == 2 and is_one_line(err) and "is not a sae_audio bundle" in err
 
 
 def test_eval_measures_pitch_as_training_did(bundle, tone, tmp_path, capsys):

@@ -66,8 +66,8 @@ class CurrentSound(NamedTuple):
         return read(self.path, max_minutes=MAX_SECONDS / 60)
 
 
-SHIPPED = BundleSource(os.environ.get("BUNDLE", str(CHECKPOINTS / "etude")), os.environ.get("BUNDLE_REVISION"))
-"""Bundle that the page opens with."""
+SHIPPED = BundleSource(os.environ.get("BUNDLE") or str(CHECKPOINTS / "etude"), os.environ.get("BUNDLE_REVISION") or None)
+"""Bundle that the page opens with; a variable of a Space that is empty says nothing."""
 
 
 def ships() -> dict[str, BundleSource]:
