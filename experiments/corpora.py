@@ -168,7 +168,7 @@ def place(one: Recording, target: Path) -> None:
         subtype = "PCM_16" if file.subtype == "PCM_16" else "PCM_24"
     content = io.BytesIO()
     soundfile.write(content, samples, file.samplerate, subtype=subtype, format="FLAC")
-    write_bytes(target, content.getbuffer())
+    write_bytes(target, content.getvalue())
 
 
 def claim(out: Path, said: dict) -> None:

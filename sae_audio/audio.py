@@ -139,7 +139,8 @@ def write(path: str | os.PathLike, samples: Tensor, sample_rate: int, *, bits: i
     with soundfile.SoundFile(buffer, "w", int(sample_rate), len(samples), f"PCM_{bits}", format="WAV") as out:
         for block in samples.split(BLOCK, 1):
             out.write(_quantise(block, bits).T.numpy())
-    write_bytes(path, buffer.getbuffer())
+    # Not getbuffer(): where a full disk ends this, early Pythons 3.12 crash when they collect it. Neither copies.
+    write_bytes(path, buffer.getvalue())
 
 
 def full_scale_gain(*sounds: Sound) -> float:
