@@ -721,12 +721,12 @@ def test_bad_input_for_diffrhythm_is_one_line(options, reason, diffrhythm, tmp_p
 
 
 def test_a_song_shorter_than_the_model_has_made_is_warned_of(diffrhythm, tmp_path, capsys):
-    model, style = diffrhythm / "DiffRhythm-1_2", diffrhythm / "unit.npy"
-    options = ["--style", style, "--cfg", "0", "--seconds", "2", "--steps", "1", "-o", tmp_path / "a.wav"]
+    model, style, lyrics = (diffrhythm / name for name in ("DiffRhythm-1_2", "unit.npy", "bad.lrc"))
+    options = ["--style", style, "--cfg", "0", "--seconds", "2", "--lyrics", lyrics, "-o", tmp_path / "a.wav"]
     assert cli.main(["generate", "--model", *map(str, (model, *options))]) == 2
     warned, refused = capsys.readouterr().err.splitlines()
     assert "'DiffRhythm-1_2' knows songs of 95.11 s only; 2 s may sound worse: leave --seconds out" in warned
-    assert refused.startswith("error: steps is 1")
+    assert refused.startswith("error: bad.lrc has line 2")
 
 
 @pytest.mark.parametrize(
