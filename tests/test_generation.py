@@ -725,7 +725,7 @@ def test_a_song_shorter_than_the_model_has_made_is_warned_of(diffrhythm, tmp_pat
     options = ["--style", style, "--cfg", "0", "--seconds", "2", "--lyrics", lyrics, "-o", tmp_path / "a.wav"]
     assert cli.main(["generate", "--model", *map(str, (model, *options))]) == 2
     warned, refused = capsys.readouterr().err.splitlines()
-    assert "'DiffRhythm-1_2' knows songs of 95.11 s only; 2 s may sound worse: leave --seconds out" in warned
+    assert "DiffRhythm-1_2' knows songs of 95.11 s only; 2 s may sound worse: leave --seconds out" in warned
     assert refused.startswith("error: bad.lrc has line 2")
 
 
