@@ -449,19 +449,21 @@ def mert_with_code(tmp_path, **extra):
 
 @pytest.mark.parametrize("trust", [False, True])
 def test_plain_mert_runs_no_code_even_if_trusted(tmp_path, modules, trust):
+    copied = set(modules.rglob("*MERT.py"))  # by other tests
     folder, marker = mert_with_code(tmp_path)
     space = load_latent_space("mert-v1-95m", source=folder, trust_remote_code=trust)
-    assert type(space.model).__name__ == "HubertModel" and not marker.exists() and not list(modules.rglob("*MERT.py"))
+    assert type(space.model).__name__ == "HubertModel" and not marker.exists() and set(modules.rglob("*MERT.py")) == copied
 
 
 @pytest.mark.parametrize("extra", ADDED, ids=lambda extra: next(iter(extra)))
 def test_mert_that_adds_to_hubert_is_refused_and_says_how(tmp_path, modules, extra):
+    copied = set(modules.rglob("*MERT.py"))  # by other tests
     folder, marker = mert_with_code(tmp_path, **extra)
     with pytest.raises(
         LatentSpaceError, match=rf"{next(iter(extra))}.*trust_remote_code=True \(--trust-remote-code\).*revision="
     ):
         load_latent_space("mert-v1-330m", source=folder)
-    assert not marker.exists() and not list(modules.rglob("*MERT.py"))
+    assert not marker.exists() and set(modules.rglob("*MERT.py")) == copied
 
 
 def test_trusted_mert_runs_its_own_code(tmp_path, modules):
